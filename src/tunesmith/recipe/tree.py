@@ -1,0 +1,504 @@
+"""What can be asked: one typed, frozen tree. Every key has a type, a default, a unit, a line of doc, an owner and a reader.
+
+A key that nothing reads is a lie to the user, so each one also names `other`: another valid value whose effect a test
+observes (tests/contract/test_recipe_owners.py).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def key(default: Any = ..., doc: str = "", *, owner: str, unit: str = "", other: Any = None, **limits: Any) -> Any:
+    """A recipe key: `owner` is the module that reads it, `other` a value whose effect a test observes."""
+    extra = {"owner": owner, "unit": unit, "other": other}
+    if callable(default) and not isinstance(default, type(...)):
+        return Field(default_factory=default, description=doc, json_schema_extra=extra, **limits)
+    return Field(default, description=doc, json_schema_extra=extra, **limits)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False, protected_namespaces=())
+
+
+# ---------------------------------------------------------------------------------------------------------- model
+
+
+class Model(Section):
+    base: str = key(
+        "builtin:tunesmith-tiny",
+        "The model to start from: a folder, owner/name on the hub, or builtin:tunesmith-tiny.",
+        owner="hub", other="./my-model",
+    )  # fmt: skip
+    revision: str | None = key(
+        None, "Hub revision (commit, tag or branch); resolved to a commit and recorded.", owner="hub", other="main"
+    )
+    template: str = key(
+        "auto",
+        "Chat template: auto (the model's own), chatml, instruction (### Instruction / ### Input / ### Response), plain, or a .jinja file.",
+        owner="text.templates", other="chatml",
+    )  # fmt: skip
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
+        "auto",
+        "Number format of training: auto takes bf16 where the hardware has it, else fp32.",
+        owner="modeling.load",
+        other="bf16",
+    )
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = key(
+        "auto", "Attention implementation; auto takes the best one installed.", owner="modeling.load", other="eager"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- adapter
+
+
+class Lora(Section):
+    type: Literal["lora"] = "lora"
+    rank: int = key(16, "Rank of the adapter matrices.", owner="modeling.adapters", other=8, ge=1, le=1024)
+    alpha: float = key(
+        32.0, "Scale: the update is multiplied by alpha / rank.", owner="modeling.adapters", other=16.0, gt=0
+    )
+    dropout: float = key(
+        0.0, "Dropout before the adapter; drawn from (seed, step, example, module, position).",
+        owner="modeling.adapters", other=0.1, ge=0, lt=1,
+    )  # fmt: skip
+    targets: tuple[str, ...] = key(
+        ALL_PROJECTIONS, "Module names that get an adapter; the default is all seven projections.",
+        owner="modeling.adapters", other=("q_proj", "v_proj"), min_length=1,
+    )  # fmt: skip
+
+
+class Full(Section):
+    type: Literal["full"] = "full"
+
+
+Adapter = Annotated[Lora | Full, Field(discriminator="type")]
+
+
+# ----------------------------------------------------------------------------------------------------------- data
+
+
+class Source(Section):
+    path: str = key(
+        doc="A file, a folder or a glob: .jsonl .json .csv .tsv .txt .parquet",
+        owner="stages.prepare.reader",
+        other="other.jsonl",
+    )
+    split: Literal["auto", "train", "validation", "test"] = key(
+        "auto", "Where its rows go; auto splits them by data.split.", owner="stages.prepare.select", other="test"
+    )
+    name: str | None = key(
+        None,
+        "Name shown in the ledger and, for test rows, in the scores; default: the file's stem.",
+        owner="stages.prepare.select",
+        other="holdout",
+    )
+    format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"] = key(
+        "auto", "Row format; auto recognises it from the keys of each row.", owner="text.formats", other="text"
+    )
+    fields: dict[str, str] = key(
+        dict, "Field mapping where the names are your own: {instruction|input|output|prompt|completion|messages|conversations|text: your column}.",
+        owner="text.formats", other={"prompt": "question", "completion": "answer"},
+    )  # fmt: skip
+
+
+class LengthFilter(Section):
+    min_characters: int = key(
+        50,
+        "Rows with fewer characters over all turns are dropped.",
+        owner="stages.prepare.filters",
+        unit="characters",
+        other=10,
+        ge=0,
+    )
+    max_characters: int = key(
+        10_000,
+        "Rows with more characters over all turns are dropped.",
+        owner="stages.prepare.filters",
+        unit="characters",
+        other=500,
+        ge=1,
+    )
+
+
+class QualityFilter(Section):
+    column: str = key(
+        "quality_score",
+        "Numeric column to judge by; rows without it are kept.",
+        owner="stages.prepare.filters",
+        other="score",
+    )
+    above: float = key(
+        0.7, "Rows whose value is not above this are dropped.", owner="stages.prepare.filters", other=0.5
+    )
+
+
+class Filters(Section):
+    """A filter written in the recipe is a decision; one left at its default may not drop more than a few rows unasked."""
+
+    length: LengthFilter | None = key(
+        LengthFilter, "Length over all turns; null switches it off.", owner="stages.prepare.filters", other=None
+    )
+    quality: QualityFilter | None = key(
+        QualityFilter,
+        "Quality score, where that column exists; null switches it off.",
+        owner="stages.prepare.filters",
+        other=None,
+    )
+    accept_drop_share: float = key(
+        0.05, "A filter left at its default that would drop a larger share than this stops the run with the counts.",
+        owner="stages.prepare.filters", unit="share", other=1.0, ge=0, le=1,
+    )  # fmt: skip
+
+
+class Split(Section):
+    validation: float = key(
+        0.05,
+        "Share of the rows of `split: auto` sources held out for validation.",
+        owner="stages.prepare.select",
+        unit="share",
+        other=0.2,
+        ge=0,
+        lt=1,
+    )
+    test: float = key(
+        0.05,
+        "Share of the rows of `split: auto` sources held out for the test.",
+        owner="stages.prepare.select",
+        unit="share",
+        other=0.2,
+        ge=0,
+        lt=1,
+    )
+
+
+class Data(Section):
+    sources: tuple[Source, ...] = key(
+        doc="Where the rows are: paths, or {path, split, name, format, fields}.",
+        owner="stages.prepare.reader",
+        other=({"path": "b.jsonl"},),
+        min_length=1,
+    )
+    on_bad_row: Literal["stop", "quarantine"] = key(
+        "stop",
+        "stop: list all problems, train nothing; quarantine: set bad rows apart and go on.",
+        owner="stages.prepare.run",
+        other="quarantine",
+    )
+    max_bad_share: float = key(
+        0.01,
+        "With quarantine: stop all the same above this share of bad rows.",
+        owner="stages.prepare.run",
+        unit="share",
+        other=0.5,
+        ge=0,
+        le=1,
+    )
+    filters: Filters = key(Filters, "What is dropped before training.", owner="stages.prepare.filters")
+    deduplicate: Literal["exact", "none"] = key(
+        "exact",
+        "exact keeps one of several equal rows (the best scored, else the first).",
+        owner="stages.prepare.frames",
+        other="none",
+    )
+    leaks: Literal["drop", "keep"] = key(
+        "drop",
+        "drop takes training rows out whose prompt is also a validation or test prompt.",
+        owner="stages.prepare.frames",
+        other="keep",
+    )
+    split: Split = key(
+        Split, "Held-out shares of sources that do not say where they belong.", owner="stages.prepare.select"
+    )
+    max_tokens: int = key(
+        1024,
+        "Longest sequence, prompt and answer together.",
+        owner="stages.prepare.tokens",
+        unit="tokens",
+        other=64,
+        ge=8,
+    )
+    too_long: Literal["drop", "truncate"] = key(
+        "drop",
+        "drop: leave over-long rows out, counted; truncate: cut the end, counted.",
+        owner="stages.prepare.select",
+        other="truncate",
+    )
+    learn: Literal["all", "last"] = key(
+        "all", "Which assistant turns are learned: all, or the last one only.", owner="text.masks", other="last"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- train
+
+
+class AdamW(Section):
+    type: Literal["adamw"] = "adamw"
+    beta1: float = key(0.9, "Decay of the mean of gradients.", owner="stages.train.optimizer", other=0.8, ge=0, lt=1)
+    beta2: float = key(
+        0.999, "Decay of the mean of squared gradients.", owner="stages.train.optimizer", other=0.95, ge=0, lt=1
+    )
+    epsilon: float = key(1e-8, "Added to the denominator.", owner="stages.train.optimizer", other=1e-6, gt=0)
+    weight_decay: float = key(
+        0.0, "Decoupled weight decay; not on biases and norms.", owner="stages.train.optimizer", other=0.1, ge=0
+    )
+
+
+class Sgd(Section):
+    type: Literal["sgd"] = "sgd"
+    momentum: float = key(0.0, "Momentum.", owner="stages.train.optimizer", other=0.9, ge=0, lt=1)
+    weight_decay: float = key(
+        0.0, "L2 penalty; not on biases and norms.", owner="stages.train.optimizer", other=0.1, ge=0
+    )
+
+
+class Schedule(Section):
+    type: Literal["cosine", "linear", "constant"] = key(
+        "cosine", "Shape after the warm-up.", owner="stages.train.schedule", other="linear"
+    )
+    warmup: float = key(
+        0.05,
+        "Share of the steps with a rising rate.",
+        owner="stages.train.schedule",
+        unit="share",
+        other=0.2,
+        ge=0,
+        le=1,
+    )
+    final: float = key(
+        0.0,
+        "Rate at the end as a share of the peak.",
+        owner="stages.train.schedule",
+        unit="share",
+        other=0.1,
+        ge=0,
+        le=1,
+    )
+
+
+class EarlyStopping(Section):
+    patience: int = key(
+        3,
+        "Evaluations without improvement before training stops.",
+        owner="stages.train.guards",
+        unit="evaluations",
+        other=1,
+        ge=1,
+    )
+    min_delta: float = key(
+        0.0, "An improvement smaller than this does not count.", owner="stages.train.guards", other=0.5, ge=0
+    )
+
+
+class Train(Section):
+    epochs: float = key(
+        1.0, "Passes over the training rows.", owner="stages.train.batches", unit="epochs", other=2.0, gt=0
+    )
+    max_steps: int | None = key(
+        None,
+        "Stop after this many steps, whatever the epochs say.",
+        owner="stages.train.batches",
+        unit="steps",
+        other=3,
+        ge=1,
+    )
+    batch_size: int = key(
+        16,
+        "Examples per optimizer step, over all processes and micro-batches.",
+        owner="stages.train.batches",
+        unit="examples",
+        other=8,
+        ge=1,
+    )
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
+        "auto", "Longest examples that go through the model at once; auto lets the plan choose and a probe check.",
+        owner="planner", unit="examples", other=2,
+    )  # fmt: skip
+    learning_rate: float = key(2e-4, "Peak learning rate.", owner="stages.train.optimizer", other=1e-3, gt=0)
+    schedule: Schedule = key(Schedule, "How the rate moves.", owner="stages.train.schedule")
+    optimizer: Annotated[AdamW | Sgd, Field(discriminator="type")] = key(
+        AdamW, "The update rule.", owner="stages.train.optimizer"
+    )
+    max_grad_norm: float | None = key(
+        1.0,
+        "Gradients are scaled down to this global norm; null: never.",
+        owner="stages.train.engines",
+        other=0.1,
+        gt=0,
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = key(
+        "auto", "Recompute activations to save memory; auto lets the plan decide.", owner="planner", other="on"
+    )
+    evaluate_every: int | Literal["auto"] = key(
+        "auto",
+        "Steps between validations; auto makes about ten per run.",
+        owner="stages.train.run",
+        unit="steps",
+        other=2,
+        ge=1,
+    )
+    save_every: int | Literal["auto"] = key(
+        "auto",
+        "Steps between checkpoints; auto saves after each validation.",
+        owner="stages.train.run",
+        unit="steps",
+        other=2,
+        ge=1,
+    )
+    keep_checkpoints: int = key(
+        2,
+        "Newest verified checkpoints kept, besides the best.",
+        owner="stages.train.checkpoint",
+        unit="checkpoints",
+        other=1,
+        ge=1,
+    )
+    keep: Literal["best", "last"] = key(
+        "best",
+        "Which weights become the result: lowest validation loss, or the last.",
+        owner="stages.train.run",
+        other="last",
+    )
+    early_stopping: EarlyStopping | None = key(
+        None, "Stop when validation no longer improves.", owner="stages.train.guards", other={"patience": 1}
+    )
+    processes: int = key(
+        1, "Training processes on this machine (torchrun, DDP).", owner="launch", unit="processes", other=2, ge=1
+    )
+    threads: int | Literal["auto"] = key(
+        "auto",
+        "CPU threads per process; pinned and recorded, because bits depend on it.",
+        owner="stages.train.run",
+        unit="threads",
+        other=1,
+        ge=1,
+    )
+
+
+# ------------------------------------------------------------------------------------- evaluate, gate, export, serve
+
+
+class Evaluate(Section):
+    metrics: tuple[str, ...] = key(
+        ("exact_match", "token_f1"),
+        "exact_match, token_f1, rouge_l, json_validity, perplexity, or your own as path/to/file.py:function (needs --allow-code).",
+        owner="scoring.metrics", other=("perplexity",), min_length=1,
+    )  # fmt: skip
+    max_new_tokens: int = key(
+        256, "Longest answer that is generated.", owner="scoring.generation", unit="tokens", other=4, ge=1
+    )
+    batch_size: int = key(32, "Prompts generated together.", owner="scoring.generation", unit="prompts", other=4, ge=1)
+    max_items: int | None = key(
+        None,
+        "Evaluate at most this many items of each test part (first by hash order).",
+        owner="stages.evaluate.run",
+        unit="items",
+        other=5,
+        ge=1,
+    )
+    confidence: float = key(
+        0.95, "Confidence of the intervals.", owner="scoring.statistics", unit="share", other=0.99, gt=0.5, lt=1
+    )
+
+
+class Gate(Section):
+    require: Literal["beat_base", "none"] = key(
+        "beat_base",
+        "beat_base: the gain over the base must be above zero with its whole interval; none: always ship.",
+        owner="stages.evaluate.gate",
+        other="none",
+    )
+    metric: str = key(
+        "auto",
+        "The metric that decides; auto takes the first of evaluate.metrics.",
+        owner="stages.evaluate.gate",
+        other="token_f1",
+    )
+    min_gain: float = key(
+        0.0, "The whole interval of the gain must be above this.", owner="stages.evaluate.gate", other=0.5, ge=0
+    )
+
+
+class Export(Section):
+    merged: bool = key(
+        True, "Write a merged model folder (adapter folded into the base).", owner="stages.export.run", other=False
+    )
+    adapter: bool = key(True, "Write the adapter alone, in PEFT format.", owner="stages.export.run", other=False)
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = key(
+        "auto",
+        "Number format of the exported weights; auto keeps that of training.",
+        owner="stages.export.run",
+        other="bf16",
+    )
+
+
+class Serve(Section):
+    host: str = key(
+        "127.0.0.1",
+        "Address to listen on; anything but loopback needs a token of at least 32 characters.",
+        owner="stages.serve.gate",
+        other="localhost",
+    )
+    port: int = key(
+        8000,
+        "Port of the OpenAI-compatible endpoint; 0 picks a free one.",
+        owner="stages.serve.gate",
+        other=0,
+        ge=0,
+        le=65535,
+    )
+    max_new_tokens: int = key(
+        512, "Upper bound and default of max_tokens.", owner="stages.serve.limits", unit="tokens", other=16, ge=1
+    )
+    max_body_bytes: int = key(
+        2_000_000, "Largest request body.", owner="stages.serve.limits", unit="bytes", other=1000, ge=100
+    )
+    queue: int = key(
+        64,
+        "Requests in flight before the server answers 429.",
+        owner="stages.serve.limits",
+        unit="requests",
+        other=1,
+        ge=1,
+    )
+    parity_items: int = key(
+        32,
+        "Held-out prompts asked through the server and compared with evaluation.",
+        owner="stages.serve.parity",
+        unit="items",
+        other=4,
+        ge=1,
+    )
+
+
+class Recipe(Section):
+    name: str = key(
+        "run",
+        "Name of the run, part of its folder's name.",
+        owner="runs",
+        other="mine",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$",
+    )
+    seed: int = key(
+        17, "Everything random follows from it.", owner="stages.train.batches", other=18, ge=0, le=2**31 - 1
+    )
+    model: Model = key(Model, "The model to start from.", owner="hub")
+    adapter: Adapter = key(
+        Lora, "lora trains small matrices beside frozen weights; full trains every weight.", owner="modeling.adapters"
+    )
+    data: Data = key(doc="The rows and what happens to them.", owner="stages.prepare")
+    train: Train = key(Train, "The training loop.", owner="stages.train")
+    evaluate: Evaluate = key(Evaluate, "How base and tuned model are compared.", owner="stages.evaluate")
+    gate: Gate = key(Gate, "What a model must show before it is exported or served.", owner="stages.evaluate.gate")
+    export: Export = key(Export, "What is written for use elsewhere.", owner="stages.export")
+    serve: Serve = key(Serve, "The endpoint.", owner="stages.serve")
+    track: tuple[Literal["console", "files"], ...] = key(
+        ("console", "files"),
+        "Where events go besides events.jsonl: console lines, metrics.csv beside the report.",
+        owner="tracking",
+        other=(),
+    )
