@@ -1,0 +1,71 @@
+"""The docs do not lie: links resolve, commands exist, recipe blocks load, figures in the README are the stored ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_recipe_blocks_load(page: Path, tmp_path: Path) -> None:
+    from tunesmith.recipe import load_recipe
+
+    for number, block in enumerate(blocks(page, "yaml")):
+        content = yaml.safe_load(block)
+        if "data" not in content:  # a fragment: the rest of a whole recipe is put around it
+            block = "data: {sources: rows.jsonl}\n" + block
+        elif "sources" not in content["data"]:
+            continue
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block)
+        assert load_recipe(path).data.sources
+
+
+def test_commands_in_the_docs_exist() -> None:
+    from tunesmith.cli import main
+
+    seen = set()
+    for page in PAGES:
+        for block in blocks(page, "(?:sh|bash|console)?"):
+            seen.update(re.findall(r"^(?:\$ )?tunesmith ([a-z]+)", block[0] if isinstance(block, tuple) else block, re.MULTILINE))
+    assert "run" in seen
+    assert seen <= set(main.list_commands(None)), f"docs name verbs that do not exist: {seen}"
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"\bmake ([a-z]+)\b", (ROOT / "README.md").read_text()))
+    assert {"quickstart", "test"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target} is not a target"
+
+
+def test_figures_of_the_readme_are_the_stored_ones() -> None:
+    """Figures stand in the README as `<!-- results/FILE.json KEY -->VALUE`, so that this test can compare them."""
+    readme = (ROOT / "README.md").read_text()
+    marks = re.findall(r"<!-- (results/[\w.-]+\.json) ([\w./ -]+?) -->\**([\d.,]+)", readme)
+    assert marks, "the README states no measured figure"
+    for file, path, shown in marks:
+        value = json.loads((ROOT / "benchmarks" / file).read_text())
+        for part in path.split("/"):
+            value = value[part]
+        digits = len(shown.partition(".")[2])
+        assert f"{value:.{digits}f}" == shown.replace(",", ""), f"{file} {path} is {value}, the README says {shown}"
