@@ -1,0 +1,73 @@
+"""SIGKILL in the middle of training, then the same command: the same adapter, bit for bit, and no step told twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tunesmith.runs.events import read_events
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+RECIPE = """\
+name: kill
+model: {{base: {model}, precision: fp32}}
+adapter: {{type: lora, rank: 4}}
+data:
+  sources: {rows}
+  filters: {{length: {{min_characters: 1}}, quality: null}}
+  max_tokens: 256
+train:
+  max_steps: 40
+  epochs: 100
+  batch_size: 4
+  learning_rate: 1.0e-3
+  micro_batch: 2
+  evaluate_every: 5
+  save_every: 2
+  threads: 1
+"""
+
+
+def adapter_bytes(workspace: Path) -> bytes:
+    (adapter,) = (workspace / "artifacts" / "adapter").glob("*/adapter_model.safetensors")
+    return adapter.read_bytes()
+
+
+def wait_for_checkpoint(workspace: Path, process: subprocess.Popen[str], timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if list((workspace / "artifacts" / "checkpoint").glob("*/step-*/manifest.json")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint appeared")
+
+
+def test_a_killed_run_goes_on_with_the_same_command_and_ends_the_same(
+    tunesmith: Call, environment: dict[str, str], tiny_model_dir: Path, chat_rows: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(model=tiny_model_dir, rows=chat_rows))
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    tunesmith("train", recipe, "--workspace", straight)
+
+    command = [sys.executable, "-m", "tunesmith", "train", str(recipe), "--workspace", str(killed)]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for_checkpoint(killed, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not list((killed / "artifacts").glob("adapter/*/adapter_model.safetensors")), "it was killed too late to show anything"
+
+    tunesmith("train", recipe, "--workspace", killed)
+    assert adapter_bytes(killed) == adapter_bytes(straight)
+    (run,) = (killed / "runs").iterdir()
+    losses = [event.step for event in read_events(run / "events.jsonl") if event.name == "train/loss"]
+    assert sorted(losses) == list(range(1, 41)), "each step is told once, none is missing"
