@@ -1,0 +1,262 @@
+"""The layout of a Dataset on disk: flat arrays without pickle, read by memory map, and a ledger of every row.
+
+    dataset.json        {"schema": 1, "examples": N, "sequences": S, "tokens": T}
+    tokens.npy          int32 [T]     ids of all sequences, end to end
+    sequences.npy       int64 [S+1]   offsets into tokens
+    examples.npy        int64 [N+1]   offsets into sequences: an example owns 1..k of them
+    roles.npy           uint8 [S]     0 text
+    span_offsets.npy    int64 [S+1]   offsets into spans
+    spans.npy           int32 [K, 2]  learned spans, start:end inside their sequence
+    span_weights.npy    float32 [K]
+    keys.npy            int64 [N]     row id = line of ledger.jsonl, counted from 0
+    splits.npy          uint8 [N]     0 train, 1 validation, 2 test
+    ledger.jsonl        one line per source position: {row, source, position, split, key, status, rule, value,
+                        threshold, kept_twin, tokens, learned}
+    items.jsonl         what is asked: {row, part, messages, expected, prompt_ids}
+    samples.json        a few decoded rows as pieces [{text, learned}]
+    statistics.json     counts, token lengths, funnel
+
+A training machine needs numpy to read it, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunesmith.errors import FileError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SCHEMA = 1
+SPLITS = ("train", "validation", "test")
+ROLE_TEXT = 0
+HEADER_BYTES = 128
+
+Split = Literal["train", "validation", "test"]
+
+
+class DatasetWriter:
+    """Writes a Dataset into an empty folder, one example after the other; tokens go to the disk as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._tokens = (self.folder / "tokens.npy").open("wb")
+        self._tokens.write(b"\0" * HEADER_BYTES)  # its header is known at the end
+        self._sequences = array("q", [0])
+        self._examples = array("q", [0])
+        self._span_offsets = array("q", [0])
+        self._spans = array("i")
+        self._span_weights = array("f")
+        self._keys = array("q")
+        self._splits = array("B")
+
+    def add(self, tokens: np.ndarray, spans: Iterable[Sequence[float]], row: int, split: str) -> None:
+        """Adds an example of one sequence.
+
+        tokens: int32 [T], T >= 1. spans: [start, end, weight] each, sorted, disjoint, inside the sequence.
+        row: its line in the ledger. split: train, validation or test.
+        """
+        import numpy as np
+
+        ids = np.ascontiguousarray(tokens, dtype=np.int32)
+        assert ids.size > 0, f"row {row}: tokens must be int32 [T >= 1], not {ids.shape}"
+        previous = 0
+        for start, end, weight in spans:
+            assert previous <= start < end <= len(ids), f"row {row}: span {start}:{end} of {len(ids)} tokens"
+            self._spans.extend((int(start), int(end)))
+            self._span_weights.append(weight)
+            previous = end
+        self._tokens.write(ids.data)
+        self._sequences.append(self._sequences[-1] + len(ids))
+        self._span_offsets.append(len(self._span_weights))
+        self._examples.append(len(self._sequences) - 1)
+        self._keys.append(row)
+        self._splits.append(SPLITS.index(split))
+
+    def close(
+        self,
+        *,
+        ledger: Iterable[Mapping[str, Any]],
+        items: Iterable[Mapping[str, Any]] = (),
+        samples: Sequence[Any] = (),
+        statistics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes the small arrays, the ledger (its n-th entry must have row n), items, samples and statistics."""
+        import numpy as np
+
+        total = self._sequences[-1]
+        self._tokens.seek(0)
+        self._tokens.write(_npy_header("<i4", total))
+        self._tokens.close()
+        arrays = {
+            "sequences": np.frombuffer(self._sequences, np.int64),
+            "examples": np.frombuffer(self._examples, np.int64),
+            "roles": np.full(len(self._sequences) - 1, ROLE_TEXT, np.uint8),
+            "span_offsets": np.frombuffer(self._span_offsets, np.int64),
+            "spans": np.array(self._spans, np.int32).reshape(-1, 2),
+            "span_weights": np.array(self._span_weights, np.float32),
+            "keys": np.array(self._keys, np.int64),
+            "splits": np.array(self._splits, np.uint8),
+        }
+        for name, values in arrays.items():
+            np.save(self.folder / f"{name}.npy", values, allow_pickle=False)
+        _write_lines(self.folder / "ledger.jsonl", ledger)
+        _write_lines(self.folder / "items.jsonl", items)
+        _write_json(self.folder / "samples.json", list(samples))
+        _write_json(self.folder / "statistics.json", dict(statistics or {}))
+        counts = {"examples": len(self._keys), "sequences": len(self._sequences) - 1, "tokens": total}
+        _write_json(self.folder / "dataset.json", {"schema": SCHEMA, **counts})
+
+
+def _npy_header(dtype: str, length: int) -> bytes:
+    """The 128 bytes in front of a one-dimensional .npy file, format 1.0 (numpy.lib.format)."""
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({length},), }}"
+    head = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
+    return head + text.ljust(HEADER_BYTES - 11).encode() + b"\n"
+
+
+def _write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    # The folder becomes true by the store's rename, so that plain writing is enough here.
+    # A lone surrogate becomes its JSON escape instead of an error.
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for entry in entries:
+            file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_json(path: Path, obj: Any) -> None:
+    text = json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+class Dataset:
+    """A Dataset folder, read by memory map. Examples are numbered 0..num_examples-1 over all splits.
+
+    Raises FileError RUN-007 when the folder is no Dataset that this version reads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.counts = json.loads((self.folder / "dataset.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise _no_dataset(self.folder, f"dataset.json cannot be read ({error})") from error
+        if self.counts.get("schema") != SCHEMA:
+            raise _no_dataset(self.folder, f"its schema is {self.counts.get('schema')!r}")
+
+    @property
+    def num_examples(self) -> int:
+        return self.counts["examples"]
+
+    def split(self, name: Split) -> np.ndarray:
+        """Indices of the examples of one split, ascending: int64 [n]."""
+        import numpy as np
+
+        return np.flatnonzero(self._splits == SPLITS.index(name))
+
+    def sequence(self, example: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """An example's first sequence: (ids int32 [T], learned spans int32 [k, 2], their weights float32 [k]), as views."""
+        number = self._examples[example]
+        first, last = self._span_offsets[number], self._span_offsets[number + 1]
+        ids = self._tokens[self._sequences[number] : self._sequences[number + 1]]
+        return ids, self._spans[first:last], self._span_weights[first:last]
+
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example: int64 [N]."""
+        return self._sequences[self._examples[1:]] - self._sequences[self._examples[:-1]]
+
+    def learned_weights(self) -> np.ndarray:
+        """Sum of the weights of each example's learned tokens: float64 [N].
+
+        The first token of a sequence counts nothing even inside a span: nothing comes before it to predict it from.
+        """
+        import numpy as np
+
+        starts, ends = self._spans[:, 0], self._spans[:, 1]
+        learned = (ends - np.maximum(starts, 1)) * self._span_weights.astype(np.float64)
+        before = np.concatenate([[0.0], np.cumsum(learned)])[self._span_offsets[self._examples]]
+        return before[1:] - before[:-1]
+
+    def row(self, example: int) -> int:
+        """The example's row id: its line in the ledger, counted from 0."""
+        return int(self._keys[example])
+
+    def items(self, part: str | None = None) -> list[dict[str, Any]]:
+        """What is asked, all parts or one: {row, part, messages, expected, prompt_ids}."""
+        return [item for item in _read_lines(self.folder / "items.jsonl") if part in (None, item["part"])]
+
+    def ledger(self) -> Iterator[dict[str, Any]]:
+        """The entry of each source position, in order; streamed."""
+        return _read_lines(self.folder / "ledger.jsonl")
+
+    @cached_property
+    def samples(self) -> list[Any]:
+        return json.loads((self.folder / "samples.json").read_bytes())
+
+    @cached_property
+    def statistics(self) -> dict[str, Any]:
+        return json.loads((self.folder / "statistics.json").read_bytes())
+
+    # -------------------------------------------------------------------------------------------------- arrays
+
+    def _array(self, name: str, *, mapped: bool = False) -> np.ndarray:
+        import numpy as np
+
+        path = self.folder / f"{name}.npy"
+        try:
+            values = np.load(path, mmap_mode="r" if mapped and self.counts["tokens"] else None, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise _no_dataset(self.folder, f"{path.name} cannot be read ({error})") from error
+        return values.view(np.ndarray)  # slices of a plain array cost a fifth of slices of a memmap
+
+    @cached_property
+    def _tokens(self) -> np.ndarray:
+        return self._array("tokens", mapped=True)
+
+    @cached_property
+    def _sequences(self) -> np.ndarray:
+        return self._array("sequences")
+
+    @cached_property
+    def _examples(self) -> np.ndarray:
+        return self._array("examples")
+
+    @cached_property
+    def _span_offsets(self) -> np.ndarray:
+        return self._array("span_offsets")
+
+    @cached_property
+    def _spans(self) -> np.ndarray:
+        return self._array("spans")
+
+    @cached_property
+    def _span_weights(self) -> np.ndarray:
+        return self._array("span_weights")
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return self._array("keys")
+
+    @cached_property
+    def _splits(self) -> np.ndarray:
+        return self._array("splits")
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _no_dataset(folder: Path, why: str) -> FileError:
+    return FileError(
+        "RUN-007",
+        f"{folder} is no Dataset that can be read: {why}",
+        expected=f"a folder made by prepare, schema {SCHEMA}",
+        fix="run tunesmith prepare RECIPE again: it makes a damaged Dataset anew",
+    )

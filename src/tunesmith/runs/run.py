@@ -1,0 +1,277 @@
+"""A Run: one folder per resolved recipe that tells what was asked, planned and done. Artifacts lie in the store.
+
+Its files:
+    recipe.json  plan.json  environment.json  parent.json  allowed_code.json  outputs.json  events.jsonl
+    report.html  report.json  run.lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tunesmith.errors import FileError, InterruptedRun, StoppedError, UsageError
+from tunesmith.runs import durable
+from tunesmith.runs.events import Event, read_events, read_lines
+from tunesmith.runs.store import Artifact, Store
+
+if TYPE_CHECKING:
+    from tunesmith.recipe import Recipe
+
+Listener = Callable[[Event], None]
+
+
+class Run:
+    """What happened to one resolved recipe.
+
+    attempt:    counts the commands that worked on it, from 1; of a step told twice the last attempt counts.
+    stage_key:  set by the runner before each stage: the hash of all that decides its outcome, and the default id of
+                what it makes.
+    listeners:  called with each event; one that fails is dropped with a warning.
+    is_writer:  False in all but the first of several training processes: `record` and the like then do nothing.
+    """
+
+    def __init__(self, path: Path, workspace: Path, attempt: int) -> None:
+        self.path = Path(path)
+        self.id = self.path.name
+        self.workspace = Path(workspace)
+        self.attempt = attempt
+        self.store = Store(self.workspace / "artifacts", self._tell_damage)
+        self.stage_key = ""
+        self.listeners: list[Listener] = []
+        self.is_writer = True
+        self._stop_signal: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, attempt {self.attempt})"
+
+    # ------------------------------------------------------------------------------------------ making and opening
+
+    @classmethod
+    def open_or_create(cls, workspace: Path, recipe: Recipe) -> Run:
+        """The Run of this recipe in this workspace: the same resolved recipe goes on in the same one, as a new attempt;
+        a changed one makes a new Run that names its parent and what differs."""
+        workspace = Path(workspace)
+        path = workspace / "runs" / f"{recipe.name}-{recipe.hash()[:8]}"
+        if (path / "recipe.json").exists():
+            run = cls(path, workspace, _last_attempt(path) + 1)
+            run.__dict__["recipe"] = recipe  # it knows where its values came from; the stored one may not
+            return run
+        run = cls(path, workspace, 1)
+        durable.make_folders(path)
+        parent = _parent(workspace, recipe)
+        if parent:
+            durable.write_json(path / "parent.json", parent)
+        durable.write_json(path / "recipe.json", recipe.model_dump(mode="json"))  # last: with it the Run is there
+        run.__dict__["recipe"] = recipe
+        return run
+
+    @classmethod
+    def open(cls, path_or_id: Path | str, workspace: Path | None = None) -> Run:
+        """An existing Run by its folder, its id, the unambiguous start of its id, or "latest".
+
+        Raises UsageError RUN-008 when there is none or more than one.
+        """
+        path = Path(path_or_id)
+        if (path / "recipe.json").is_file():
+            path = path.resolve()
+            return cls(path, path.parents[1], max(1, _last_attempt(path)))
+        workspace = Path(workspace or ".")
+        known = [run.id for run in list_runs(workspace)]
+        name = str(path_or_id)
+        found = [id for id in known if id.startswith(name)]
+        if name in known or name == "latest":
+            found = known[-1:] if name == "latest" else [name]
+        if len(found) != 1:
+            what = f"{len(found)} runs begin with {name!r}" if found else f"there is no run {name!r} in {workspace}"
+            raise UsageError(
+                "RUN-008",
+                what,
+                expected="a run's folder, its id, the start of its id, or latest",
+                fix=f"one of: {', '.join((found or known)[-8:])}" if known else "tunesmith run RECIPE makes one",
+            )
+        path = workspace / "runs" / found[0]
+        return cls(path, workspace, max(1, _last_attempt(path)))
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        from tunesmith.recipe import Recipe
+
+        return Recipe.model_validate(self._read("recipe.json"))
+
+    @property
+    def parent(self) -> dict[str, Any] | None:
+        """{"run": id, "changed": {key: [old, new]}}, or None for the first of its name."""
+        return self._read("parent.json")
+
+    @property
+    def last_active(self) -> float:
+        """Seconds since 1970 of the last event, or of the making."""
+        paths = (self.path / "events.jsonl", self.path / "recipe.json")
+        return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
+
+    # -------------------------------------------------------------------------------------------------- its files
+
+    @property
+    def plan(self) -> dict[str, Any] | None:
+        return self._read("plan.json")
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        self._write("plan.json", dict(plan))
+
+    @property
+    def environment(self) -> dict[str, Any] | None:
+        return self._read("environment.json")
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        self._write("environment.json", dict(environment))
+
+    @property
+    def allowed_code(self) -> dict[str, str]:
+        """Python code that the user allowed in this attempt: "file.py:function" -> sha256 of the file."""
+        return self._read("allowed_code.json") or {}
+
+    @allowed_code.setter
+    def allowed_code(self, code: Mapping[str, str]) -> None:
+        if dict(code) != self.allowed_code:
+            self._write("allowed_code.json", dict(code))
+
+    def outputs(self, stage: str) -> dict[str, Artifact] | None:
+        """What the stage made, by name; None when it has not finished or something of it is gone or damaged."""
+        names = (self._read("outputs.json") or {}).get(stage)
+        if names is None:
+            return None
+        found = {name: self.store.find(entry["kind"], entry["id"]) for name, entry in names.items()}
+        return found if all(found.values()) else None  # type: ignore[return-value]
+
+    def set_outputs(self, stage: str, outputs: Mapping[str, Artifact]) -> None:
+        stages = self._read("outputs.json") or {}
+        entry = {name: {"kind": artifact.kind, "id": artifact.id} for name, artifact in outputs.items()}
+        if stages.get(stage) != entry:
+            self._write("outputs.json", {**stages, stage: entry})
+
+    def _read(self, name: str) -> Any:
+        path = self.path / name
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise FileError(
+                "RUN-009",
+                f"{path} cannot be read: {error}",
+                expected="JSON as tunesmith wrote it",
+                fix=f"if you edited it, put it back; else remove {self.path} (artifacts stay) and run the recipe again",
+            ) from error
+
+    def _write(self, name: str, obj: Any) -> None:
+        if self.is_writer:
+            durable.write_json(self.path / name, obj)
+
+    # ----------------------------------------------------------------------------------------------------- events
+
+    def record(self, stage: str, name: str, value: Any, *, step: int | None = None, unit: str = "") -> None:
+        """Appends an event and tells the listeners. Does nothing in a process that is not the writer."""
+        if not self.is_writer:
+            return
+        event = Event(time.time(), self.attempt, stage, step, name, value, unit)
+        durable.append_line(self.path / "events.jsonl", event.to_line())
+        self.tell(event)
+
+    def tell(self, event: Event) -> None:
+        """Hands an event that is written already to the listeners."""
+        for listener in list(self.listeners):
+            try:
+                listener(event)
+            except Exception as error:  # a tracker that is down must not cost the run
+                self.listeners.remove(listener)
+                told = getattr(listener, "__name__", type(listener).__name__)
+                print(f"tunesmith: tracker {told} failed and is left out from here on: {error!r}", file=sys.stderr)
+
+    def events(self) -> list[Event]:
+        return read_events(self.path / "events.jsonl")
+
+    def flush_events(self) -> None:
+        """Waits until all events are on the disk; called where something becomes true that they tell of."""
+        if self.is_writer and (self.path / "events.jsonl").exists():
+            durable.flush_file(self.path / "events.jsonl")
+
+    def _tell_damage(self, message: str) -> None:
+        if (self.path / "events.jsonl").exists():  # a Run that is only looked at is left as it is
+            self.record("store", "artifact/damaged", message)
+
+    # --------------------------------------------------------------------------------------------- lock and leaving
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time. Raises StoppedError RUN-010 naming the process that holds the Run."""
+        path = self.path / "run.lock"
+        with durable.explain(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "unknown"
+                raise StoppedError(
+                    "RUN-010",
+                    f"run {self.id} is being worked on by process {holder}",
+                    expected="one process per run",
+                    fix="wait until it has finished, or stop it with Ctrl-C or kill; then run the same command again",
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @property
+    def stopping(self) -> bool:
+        """True after Ctrl-C or SIGTERM: finish the step, save, and call `leave`."""
+        return self._stop_signal is not None
+
+    def stop(self, signum: int) -> None:
+        """Asks the stage at work to save and leave. Only sets a flag, so that a signal handler may call it."""
+        self._stop_signal = signum
+
+    def leave(self, where: str) -> NoReturn:
+        """Ends the attempt after a stop was asked for. Raises InterruptedRun (exit status 130, 143)."""
+        signum = self._stop_signal or signal.SIGTERM
+        raise InterruptedRun(
+            signum,
+            f"stopped by {signal.Signals(signum).name} {where}; everything finished is saved",
+            fix="run the same command again: it goes on from there",
+        )
+
+
+def list_runs(workspace: Path) -> list[Run]:
+    """All Runs of a workspace, the most recently active last."""
+    folders = [path.parent for path in (Path(workspace) / "runs").glob("*/recipe.json")]
+    runs = [Run(path, Path(workspace), max(1, _last_attempt(path))) for path in folders]
+    return sorted(runs, key=lambda run: (run.last_active, run.id))
+
+
+def _last_attempt(path: Path) -> int:
+    return max((event.attempt for event in read_lines(path / "events.jsonl")), default=0)
+
+
+def _parent(workspace: Path, recipe: Recipe) -> dict[str, Any] | None:
+    from tunesmith.recipe import difference
+
+    for run in reversed(list_runs(workspace)):
+        try:
+            if run.recipe.name == recipe.name:
+                changed = {key: list(values) for key, values in difference(run.recipe, recipe).items()}
+                return {"run": run.id, "changed": changed}
+        except ValueError:  # a recipe of another version: it has keys this one does not know
+            continue
+    return None

@@ -1,0 +1,198 @@
+"""The artifact store: folders named by what made them, each with a manifest that says what must be in it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from tunesmith.errors import FileError
+from tunesmith.runs import durable
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+KINDS = ("Rows", "Tokens", "Dataset", "Checkpoint", "Adapter", "Model", "Evaluation", "Parity")
+CHEAP_BYTES = 64 * 1024**2  # hashing this much takes under a tenth of a second
+
+Verification = Literal["size", "cheap", "hash"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder in the store. `manifest` holds kind, id, schema, files, producer, created, notes."""
+
+    kind: str
+    id: str
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return self.manifest["notes"]
+
+
+@dataclass
+class Draft:
+    """An artifact in the making: fill `path`, add to `notes`; `artifact` is there after the `with` block."""
+
+    path: Path
+    notes: dict[str, Any] = field(default_factory=dict)
+    artifact: Artifact | None = None
+
+
+class Store:
+    """Artifacts under `root`, at <kind in lower case>/<id>/. Safe for several processes at once.
+
+    on_damage: called with a sentence when an artifact that should be there turns out damaged.
+    """
+
+    def __init__(self, root: Path, on_damage: Callable[[str], None] | None = None) -> None:
+        self.root = Path(root)
+        self.on_damage = on_damage or (lambda message: None)
+
+    def folder(self, kind: str, id: str) -> Path:
+        assert kind in KINDS, f"kind {kind!r} is none of {KINDS}"
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", id), f"id {id!r} is no plain file name"
+        return self.root / kind.lower() / id
+
+    def find(self, kind: str, id: str, *, verify: Verification = "size") -> Artifact | None:
+        """The artifact, or None when it is not there or is damaged (then `on_damage` is told).
+
+        verify: "size" compares the size of each file with the manifest, "cheap" also the hash of files below 64 MiB,
+        "hash" every hash.
+        """
+        path = self.folder(kind, id)
+        if not path.exists():
+            return None
+        try:
+            artifact = Artifact(kind, id, path, _read_manifest(path))
+            _verify(artifact, verify)
+        except FileError as error:
+            self.on_damage(error.headline)
+            return None
+        return artifact
+
+    def verify(self, artifact: Artifact) -> None:
+        """Compares every file with its hash. Raises FileError RUN-005 naming the first damaged file."""
+        _verify(artifact, "hash")
+
+    @contextlib.contextmanager
+    def create(
+        self, kind: str, id: str, *, producer: Mapping[str, Any], notes: Mapping[str, Any] | None = None
+    ) -> Iterator[Draft]:
+        """A draft folder that becomes the artifact when the block ends well and vanishes when it does not.
+
+        producer: {stage, version, recipe, inputs}. When another process has finished the same artifact meanwhile, its
+        sound folder stays and ours is dropped; a damaged one is replaced.
+        """
+        final = self.folder(kind, id)
+        durable.sweep(final.parent)
+        with durable.folder_aside(final) as path:
+            draft = Draft(path, dict(notes or {}))
+            yield draft
+            manifest = {
+                "kind": kind,
+                "id": id,
+                "schema": SCHEMA,
+                "files": _describe(path),
+                "producer": plain(producer),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "notes": plain(draft.notes),
+            }
+            durable.write_json(path / MANIFEST, manifest)
+            draft.artifact = self._publish(Artifact(kind, id, final, manifest), path)
+
+    def _publish(self, artifact: Artifact, path: Path) -> Artifact:
+        try:
+            durable.publish_folder(path, artifact.path)
+        except FileExistsError:
+            winner = self.find(artifact.kind, artifact.id, verify="hash")
+            if winner is not None:
+                return winner
+            durable.publish_folder(path, artifact.path, replace=True)
+        return artifact
+
+
+def _describe(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file, by its path inside the folder. Reading them is also the reading back."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise FileError(
+                "RUN-006",
+                f"{path.relative_to(folder)} is a link or a special file",
+                expected="plain files and folders in an artifact",
+                fix="this is a fault of the stage that made it; please report it",
+            )
+        if path.is_file() and path != folder / MANIFEST:
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"size": path.stat().st_size, "sha256": durable.hash_file(path)}
+    return files
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, path, f"cannot be read ({error})") from error
+    if not isinstance(manifest, dict) or not {"kind", "files", "producer", "notes"} <= set(manifest):
+        raise _damaged(folder, path, "is no manifest")
+    if manifest.get("schema") != SCHEMA:
+        raise _damaged(folder, path, f"has schema {manifest.get('schema')}, this version reads {SCHEMA}")
+    return manifest
+
+
+def _verify(artifact: Artifact, how: Verification) -> None:
+    for name, file in artifact.manifest["files"].items():
+        path = artifact.path / name
+        if path.is_symlink() or not path.is_file():
+            raise _damaged(artifact.path, path, "is missing")
+        size = path.stat().st_size
+        if size != file["size"]:
+            raise _damaged(artifact.path, path, f"has {size} bytes, the manifest says {file['size']}")
+        hashed = how == "hash" or (how == "cheap" and size <= CHEAP_BYTES)
+        if hashed and durable.hash_file(path) != file["sha256"]:
+            raise _damaged(artifact.path, path, "has other bytes than the manifest says")
+
+
+def _damaged(folder: Path, path: Path, why: str) -> FileError:
+    return FileError(
+        "RUN-005",
+        f"{path} {why}",
+        expected="the files that its manifest lists, byte for byte",
+        fix=f"run the same command again: it makes this artifact anew; or remove {folder} by hand",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ fingerprints
+
+
+def fingerprint(obj: Any) -> str:
+    """20 hex characters of the sha256 of canonical JSON: the same content gives the same text, in any order of keys."""
+    text = json.dumps(plain(obj), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def plain(obj: Any) -> Any:
+    """The object as JSON knows it: models and dataclasses as dicts, tuples as lists, sets sorted, paths as text."""
+    if hasattr(obj, "model_dump"):
+        return obj.model_dump(mode="json")
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return plain(dataclasses.asdict(obj))
+    if isinstance(obj, Mapping):
+        return {str(key): plain(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [plain(value) for value in obj]
+    if isinstance(obj, (set, frozenset)):
+        return sorted(plain(value) for value in obj)
+    if isinstance(obj, Path):
+        return str(obj)
+    return obj
