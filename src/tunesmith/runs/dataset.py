@@ -160,7 +160,7 @@ class Dataset:
         return np.flatnonzero(self._splits == SPLITS.index(name))
 
     def sequence(self, example: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """An example's first sequence: (ids int32 [T], learned spans int32 [k, 2], their weights float32 [k]), as views."""
+        """First sequence of an example: ids int32 [T], learned spans int32 [k, 2], their weights float32 [k]; views."""
         number = self._examples[example]
         first, last = self._span_offsets[number], self._span_offsets[number + 1]
         ids = self._tokens[self._sequences[number] : self._sequences[number + 1]]

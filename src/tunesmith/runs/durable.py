@@ -280,7 +280,7 @@ def _size(folder: Path) -> int:
 
 @contextlib.contextmanager
 def explain(path: Path, *, needed: int = 0) -> Iterator[None]:
-    """Turns what the operating system says about `path` into a FileError that names path, bytes needed and bytes free."""
+    """Turns an OSError about `path` into a FileError that names the path, the bytes needed and the bytes free."""
     try:
         yield
     except FileExistsError:
