@@ -6,9 +6,11 @@ observes (tests/contract/test_recipe_owners.py).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -333,21 +335,19 @@ class Train(Section):
     gradient_checkpointing: Literal["auto", "on", "off"] = key(
         "auto", "Recompute activations to save memory; auto lets the plan decide.", owner="planner", other="on"
     )
-    evaluate_every: int | Literal["auto"] = key(
+    evaluate_every: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
         "auto",
         "Steps between validations; auto makes about ten per run.",
         owner="stages.train.run",
         unit="steps",
         other=2,
-        ge=1,
     )
-    save_every: int | Literal["auto"] = key(
+    save_every: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
         "auto",
         "Steps between checkpoints; auto saves after each validation.",
         owner="stages.train.run",
         unit="steps",
         other=2,
-        ge=1,
     )
     keep_checkpoints: int = key(
         2,
@@ -369,13 +369,12 @@ class Train(Section):
     processes: int = key(
         1, "Training processes on this machine (torchrun, DDP).", owner="launch", unit="processes", other=2, ge=1
     )
-    threads: int | Literal["auto"] = key(
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
         "auto",
         "CPU threads per process; pinned and recorded, because bits depend on it.",
         owner="stages.train.run",
         unit="threads",
         other=1,
-        ge=1,
     )
 
 
@@ -502,3 +501,31 @@ class Recipe(Section):
         owner="tracking",
         other=(),
     )
+
+    # Where each value came from, by key: "file" or "--set". No part of what the recipe says, so no part of equality.
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def origin(self, key: str) -> Literal["default", "file", "--set"]:
+        """Where the value of a key came from; for a section, "default" only when nothing below it was written."""
+        told = {where for path, where in self._origins.items() if path == key or path.startswith(key + ".")}
+        above = {where for path, where in self._origins.items() if key.startswith(path + ".")}
+        for where in ("--set", "file"):
+            if where in told or where in above:
+                return where  # type: ignore[return-value]
+        return "default"
+
+    def value(self, key: str) -> Any:
+        """The value at a dotted path, as plain data. Raises KeyError for a path that is not there."""
+        node: Any = self.model_dump(mode="json")
+        for part in key.split("."):
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        return node
+
+    def slice(self, keys: tuple[str, ...]) -> dict[str, Any]:
+        """The values of some paths: what a stage's fingerprint is made of."""
+        return {key: self.value(key) for key in keys}
+
+    def hash(self) -> str:
+        """64 hex characters of the resolved recipe: equal content, equal hash."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
