@@ -105,9 +105,14 @@ def _leaf(path: str, field: FieldInfo) -> Key:
     limits = [text for item in field.metadata if (text := _limit(item))]
     expected = ", ".join([_words(field.annotation), *limits])
     return Key(
-        path, field.description or "", str(extra.get("unit", "")), str(extra.get("owner", "")), default,
-        extra.get("other"), expected,
-    )  # fmt: skip
+        path,
+        field.description or "",
+        str(extra.get("unit", "")),
+        str(extra.get("owner", "")),
+        default,
+        extra.get("other"),
+        expected,
+    )
 
 
 def _limit(item: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -84,9 +85,11 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(
-            "RCP-001", f"the recipe {path} cannot be read: {error}", expected="a YAML file in UTF-8",
+            "RCP-001",
+            f"the recipe {path} cannot be read: {error}",
+            expected="a YAML file in UTF-8",
             fix="check the path; `tunesmith init DATA` writes a new recipe",
-        ) from error  # fmt: skip
+        ) from error
     return parse_recipe(text, overrides, folder=path.resolve().parent, name=str(path))
 
 
@@ -147,14 +150,20 @@ def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int], l
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         what = getattr(error, "problem", None) or str(error) or "nested too deeply"
         raise RecipeError(
-            "RCP-004", f"not YAML: {what}", where=where, expected="keys and values, indented by blanks",
+            "RCP-004",
+            f"not YAML: {what}",
+            where=where,
+            expected="keys and values, indented by blanks",
             fix="mend this line; quote text that holds : # or {",
-        ) from error  # fmt: skip
+        ) from error
     if not isinstance(content, dict):
         raise RecipeError(
-            "RCP-005", f"the recipe is a {type(content).__name__}", where=name, expected="keys and values",
+            "RCP-005",
+            f"the recipe is a {type(content).__name__}",
+            where=name,
+            expected="keys and values",
             fix="begin with `data: {sources: rows.jsonl}`",
-        )  # fmt: skip
+        )
     return content, loader.lines, loader.problems
 
 
@@ -170,15 +179,17 @@ def _parse_override(text: str) -> tuple[str, Any]:
         return key, loader.get_single_data()
     except yaml.YAMLError as error:
         raise UsageError(
-            "RCP-007", f"--set {key}: {value!r} is not YAML", expected="a value such as 3, 2e-4, text or [a, b]",
+            "RCP-007",
+            f"--set {key}: {value!r} is not YAML",
+            expected="a value such as 3, 2e-4, text or [a, b]",
             fix=f"quote it: --set '{key}=\"...\"'",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:
     node: Any = content
     parts = key.split(".")
-    for part, following in zip(parts[:-1], parts[1:], strict=True):
+    for part, following in itertools.pairwise(parts):
         if isinstance(node, list):
             node = node[int(part)] if part.isdigit() and int(part) < len(node) else {}
             continue
@@ -283,9 +294,12 @@ def _problems(error: ValidationError, content: dict[str, Any], lines: Mapping[st
         elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
             tags = str(item["ctx"].get("expected_tags", "")).replace("'", "")
             found[path] = Problem(
-                "RCP-010", _place(f"{path}.type", lines), f"is {item['ctx'].get('tag')!r}", tags or item["msg"],
+                "RCP-010",
+                _place(f"{path}.type", lines),
+                f"is {item['ctx'].get('tag')!r}",
+                tags or item["msg"],
                 f"{path}: {{type: {tags.split(',')[0]}}}",
-            )  # fmt: skip
+            )
         else:
             value = _value_at(content, path)
             fix = f"{path}: {key.default if key.default is not None else key.other}" if key else "see docs/recipe.md"
@@ -318,21 +332,30 @@ def _contradictions(recipe: Recipe) -> Iterable[Problem]:
     data = recipe.data
     if data.split.validation + data.split.test >= 1:
         yield Problem(
-            "RCP-012", "data.split", f"validation {data.split.validation} and test {data.split.test} leave nothing to train on",
-            "a sum below 1", "data.split: {validation: 0.05, test: 0.05}",
-        )  # fmt: skip
+            "RCP-012",
+            "data.split",
+            f"validation {data.split.validation} and test {data.split.test} leave nothing to train on",
+            "a sum below 1",
+            "data.split: {validation: 0.05, test: 0.05}",
+        )
     length = data.filters.length
     if length and length.min_characters > length.max_characters:
         yield Problem(
-            "RCP-013", "data.filters.length", f"min_characters {length.min_characters} > max_characters {length.max_characters}",
-            "min_characters <= max_characters", "swap the two",
-        )  # fmt: skip
+            "RCP-013",
+            "data.filters.length",
+            f"min_characters {length.min_characters} > max_characters {length.max_characters}",
+            "min_characters <= max_characters",
+            "swap the two",
+        )
     metric = recipe.gate.metric
     if metric != "auto" and metric not in recipe.evaluate.metrics:
         yield Problem(
-            "RCP-014", "gate.metric", f"{metric!r} is not measured", f"one of evaluate.metrics: {', '.join(recipe.evaluate.metrics)}",
+            "RCP-014",
+            "gate.metric",
+            f"{metric!r} is not measured",
+            f"one of evaluate.metrics: {', '.join(recipe.evaluate.metrics)}",
             f"evaluate.metrics: [{', '.join([*recipe.evaluate.metrics, metric])}]",
-        )  # fmt: skip
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- paths

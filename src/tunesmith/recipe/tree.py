@@ -34,16 +34,18 @@ class Model(Section):
     base: str = key(
         "builtin:tunesmith-tiny",
         "The model to start from: a folder, owner/name on the hub, or builtin:tunesmith-tiny.",
-        owner="hub", other="./my-model",
-    )  # fmt: skip
+        owner="hub",
+        other="./my-model",
+    )
     revision: str | None = key(
         None, "Hub revision (commit, tag or branch); resolved to a commit and recorded.", owner="hub", other="main"
     )
     template: str = key(
         "auto",
         "Chat template: auto (the model's own), chatml, instruction (### Instruction / ### Input / ### Response), plain, or a .jinja file.",
-        owner="text.templates", other="chatml",
-    )  # fmt: skip
+        owner="text.templates",
+        other="chatml",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
         "auto",
         "Number format of training: auto takes bf16 where the hardware has it, else fp32.",
@@ -65,13 +67,20 @@ class Lora(Section):
         32.0, "Scale: the update is multiplied by alpha / rank.", owner="modeling.adapters", other=16.0, gt=0
     )
     dropout: float = key(
-        0.0, "Dropout before the adapter; drawn from (seed, step, example, module, position).",
-        owner="modeling.adapters", other=0.1, ge=0, lt=1,
-    )  # fmt: skip
+        0.0,
+        "Dropout before the adapter; drawn from (seed, step, example, module, position).",
+        owner="modeling.adapters",
+        other=0.1,
+        ge=0,
+        lt=1,
+    )
     targets: tuple[str, ...] = key(
-        ALL_PROJECTIONS, "Module names that get an adapter; the default is all seven projections.",
-        owner="modeling.adapters", other=("q_proj", "v_proj"), min_length=1,
-    )  # fmt: skip
+        ALL_PROJECTIONS,
+        "Module names that get an adapter; the default is all seven projections.",
+        owner="modeling.adapters",
+        other=("q_proj", "v_proj"),
+        min_length=1,
+    )
 
 
 class Full(Section):
@@ -103,9 +112,11 @@ class Source(Section):
         "auto", "Row format; auto recognises it from the keys of each row.", owner="text.formats", other="text"
     )
     fields: dict[str, str] = key(
-        dict, "Field mapping where the names are your own: {instruction|input|output|prompt|completion|messages|conversations|text: your column}.",
-        owner="text.formats", other={"prompt": "question", "completion": "answer"},
-    )  # fmt: skip
+        dict,
+        "Field mapping where the names are your own: {instruction|input|output|prompt|completion|messages|conversations|text: your column}.",
+        owner="text.formats",
+        other={"prompt": "question", "completion": "answer"},
+    )
 
 
 class LengthFilter(Section):
@@ -152,9 +163,14 @@ class Filters(Section):
         other=None,
     )
     accept_drop_share: float = key(
-        0.05, "A filter left at its default that would drop a larger share than this stops the run with the counts.",
-        owner="stages.prepare.filters", unit="share", other=1.0, ge=0, le=1,
-    )  # fmt: skip
+        0.05,
+        "A filter left at its default that would drop a larger share than this stops the run with the counts.",
+        owner="stages.prepare.filters",
+        unit="share",
+        other=1.0,
+        ge=0,
+        le=1,
+    )
 
 
 class Split(Section):
@@ -317,9 +333,12 @@ class Train(Section):
         ge=1,
     )
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
-        "auto", "Longest examples that go through the model at once; auto lets the plan choose and a probe check.",
-        owner="planner", unit="examples", other=2,
-    )  # fmt: skip
+        "auto",
+        "Longest examples that go through the model at once; auto lets the plan choose and a probe check.",
+        owner="planner",
+        unit="examples",
+        other=2,
+    )
     learning_rate: float = key(2e-4, "Peak learning rate.", owner="stages.train.optimizer", other=1e-3, gt=0)
     schedule: Schedule = key(Schedule, "How the rate moves.", owner="stages.train.schedule")
     optimizer: Annotated[AdamW | Sgd, Field(discriminator="type")] = key(
@@ -385,8 +404,10 @@ class Evaluate(Section):
     metrics: tuple[str, ...] = key(
         ("exact_match", "token_f1"),
         "exact_match, token_f1, rouge_l, json_validity, perplexity, or your own as path/to/file.py:function (needs --allow-code).",
-        owner="scoring.metrics", other=("perplexity",), min_length=1,
-    )  # fmt: skip
+        owner="scoring.metrics",
+        other=("perplexity",),
+        min_length=1,
+    )
     max_new_tokens: int = key(
         256, "Longest answer that is generated.", owner="scoring.generation", unit="tokens", other=4, ge=1
     )

@@ -1,0 +1,1 @@
+"""Models: loaded, adapted, merged. Needs torch, transformers and peft."""

@@ -1,0 +1,112 @@
+"""Forward passes that compute logits only where something is learned.
+
+Rows are padded on the right. With causal attention a position never sees what follows it, and padding is never learned,
+so no attention mask is needed and the fastest causal kernel serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+
+from tunesmith.runs.dataset import Dataset
+
+# Shape suffixes: B rows, T tokens, K learned positions of all rows together, V vocabulary, D hidden.
+
+
+@dataclass(frozen=True)
+class Batch:
+    """examples_B: dataset indices. ids_BT: int64, padded on the right with 0 (never learned, never seen).
+
+    places_K: flat positions b * T + t whose hidden state predicts targets_K, with weights_K (float32).
+    num_tokens: real tokens, without padding.
+    """
+
+    examples_B: Tensor
+    ids_BT: Tensor
+    places_K: Tensor
+    targets_K: Tensor
+    weights_K: Tensor
+    num_tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        moved = (
+            t.pin_memory().to(device, non_blocking=True)
+            for t in (self.examples_B, self.ids_BT, self.places_K, self.targets_K, self.weights_K)
+        )
+        return Batch(*moved, self.num_tokens)
+
+
+def collate(dataset: Dataset, examples: Sequence[int]) -> Batch:
+    """The rows of some examples side by side. Labels come from learned spans, never from the padding id."""
+    rows = [dataset.sequence(int(example)) for example in examples]
+    width = max(len(ids) for ids, _, _ in rows)
+    ids_BT = np.zeros((len(rows), width), np.int64)
+    places, targets, weights = [], [], []
+    for b, (ids, spans, span_weights) in enumerate(rows):
+        ids_BT[b, : len(ids)] = ids
+        for (start, end), weight in zip(spans, span_weights, strict=True):
+            positions = np.arange(max(start, 1), end)
+            places.append(b * width + positions - 1)  # the shift: position t - 1 predicts token t
+            targets.append(ids[positions])
+            weights.append(np.full(len(positions), weight, np.float32))
+    empty = np.zeros(0, np.int64)
+    return Batch(
+        torch.as_tensor(np.asarray(examples, np.int64)),
+        torch.from_numpy(ids_BT),
+        torch.from_numpy(np.concatenate(places or [empty]).astype(np.int64)),
+        torch.from_numpy(np.concatenate(targets or [empty]).astype(np.int64)),
+        torch.from_numpy(np.concatenate(weights or [empty]).astype(np.float32)),
+        sum(len(ids) for ids, _, _ in rows),
+    )
+
+
+def learned_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits at the learned positions only: [K, V], float32.
+
+    The decoder's hidden states are picked before the output layer, so that logits of prompts are never computed; a
+    model whose output is more than a linear layer (soft caps, scales) goes the whole way instead.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if _has_plain_head(base):
+        hidden_BTD = base.get_decoder()(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+        return base.get_output_embeddings()(hidden_BTD.flatten(0, 1)[batch.places_K]).float()
+    logits_BTV = base(input_ids=batch.ids_BT, use_cache=False).logits
+    return logits_BTV.flatten(0, 1)[batch.places_K].float()
+
+
+def learned_nll(model: nn.Module, batch: Batch) -> Tensor:
+    """Negative log likelihood of each learned token, in nats: [K], float32."""
+    return F.cross_entropy(learned_logits(model, batch), batch.targets_K, reduction="none")
+
+
+def _has_plain_head(base: nn.Module) -> bool:
+    """True where logits = output layer(hidden state): proven once per model by comparing both ways on a few tokens."""
+    known = base.__dict__.get("_tunesmith_plain_head")
+    if known is None:
+        known = base.__dict__["_tunesmith_plain_head"] = _compare_heads(base)
+    return known
+
+
+@torch.no_grad()
+def _compare_heads(base: nn.Module) -> bool:
+    head = base.get_output_embeddings()
+    if head is None or not hasattr(base, "get_decoder"):
+        return False
+    was_training = base.training
+    base.eval()
+    try:
+        ids_BT = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
+        whole = base(input_ids=ids_BT, use_cache=False).logits
+        parts = head(base.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state)
+        return whole.shape == parts.shape and torch.allclose(whole, parts, atol=1e-5, rtol=1e-4)
+    finally:
+        base.train(was_training)

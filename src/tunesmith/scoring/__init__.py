@@ -1,0 +1,1 @@
+"""Scores: what is asked and expected, generation, perplexity, metrics, paired statistics."""

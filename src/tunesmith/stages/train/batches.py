@@ -1,0 +1,70 @@
+"""Which examples a step sees, and how they go through the model: pure functions of (seed, step)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from tunesmith.recipe.tree import Train
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of the training examples: epoch after epoch, each in a permutation drawn from (seed, epoch).
+
+    examples: int64 [N] dataset indices. Steps are numbered 1..num_steps; the last one may be smaller.
+    """
+
+    examples: tuple[int, ...]
+    seed: int
+    batch_size: int
+    num_steps: int
+    num_draws: int
+
+    @classmethod
+    def of(cls, examples: np.ndarray, seed: int, train: Train) -> Order:
+        num_draws = max(1, round(train.epochs * len(examples)))
+        num_steps = math.ceil(num_draws / train.batch_size)
+        if train.max_steps is not None and train.max_steps < num_steps:
+            num_steps = train.max_steps
+            num_draws = num_steps * train.batch_size
+        return cls(tuple(map(int, examples)), seed, train.batch_size, num_steps, num_draws)
+
+    def step(self, number: int) -> list[int]:
+        """The examples of step `number` (from 1), the same for any number of processes and after any resume."""
+        first = (number - 1) * self.batch_size
+        last = min(first + self.batch_size, self.num_draws)
+        size = len(self.examples)
+        return [
+            self.examples[_permutation(self.seed, place // size, size)[place % size]] for place in range(first, last)
+        ]
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size)
+
+
+def share(examples: list[int], lengths: np.ndarray, rank: int, world_size: int) -> list[int]:
+    """The part of a step's examples that one process takes: longest first, dealt back and forth, so that tokens balance."""
+    order = sorted(examples, key=lambda example: (-int(lengths[example]), example))
+    return [example for place, example in enumerate(order) if _dealt(place, world_size) == rank]
+
+
+def _dealt(place: int, world_size: int) -> int:
+    turn, seat = divmod(place, world_size)
+    return seat if turn % 2 == 0 else world_size - 1 - seat
+
+
+def micro_batches(examples: list[int], lengths: np.ndarray, budget_tokens: int) -> list[list[int]]:
+    """Groups of near-equal length with rows x longest <= budget_tokens (a single longer example goes alone)."""
+    groups: list[list[int]] = []
+    for example in sorted(examples, key=lambda example: (-int(lengths[example]), example)):
+        if groups and (len(groups[-1]) + 1) * int(lengths[groups[-1][0]]) <= budget_tokens:
+            groups[-1].append(example)
+        else:
+            groups.append([example])
+    return groups
