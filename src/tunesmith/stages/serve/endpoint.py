@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import secrets
@@ -78,7 +79,7 @@ class Endpoint:
         self._listener = listen(self.serve.host, self.serve.port)
         try:
             self._engine = EngineProcess(self._model, self.serve.queue, self._log_path)
-            self.gate = Gate(self._served(self._engine.socket), self.token)
+            self.gate = Gate(self._served(self._engine), self.token)
             self._start_gate(self.gate)
             self.gate.is_ready = self._engine.wait_ready(self._on_phase, self._should_stop)
         except BaseException:
@@ -88,12 +89,6 @@ class Endpoint:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def watch(self) -> None:
-        """Look after the engine once; call it now and then. Raises: ModelError SRV-002 when it has ended."""
-        if self.gate is not None:
-            self.gate.engine_problem = self.engine.problem()
-        self.engine.check()
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> int:
         """Take no new request and wait for those in flight; returns how many were still there when time was up."""
@@ -115,12 +110,14 @@ class Endpoint:
         if self._listener is not None:
             self._listener.close()
 
-    def _served(self, engine_socket: str) -> Served:
+    def _served(self, engine: EngineProcess) -> Served:
         files = resolve(str(self._model), None)
         tokenizer = load_tokenizer(files, "auto")
         generation = _json(self._model / "generation_config.json")
         limits = Limits.of(self.serve, context_tokens(files.config))
-        return Served(self.name, tokenizer, limits, Defaults.of(generation, tokenizer.vocab_size), engine_socket)
+        vocabulary = text_config(files.config)["vocab_size"]
+        defaults = Defaults.of(generation, vocabulary)
+        return Served(self.name, tokenizer, vocabulary, limits, defaults, engine.socket, engine.problem)
 
     def _start_gate(self, gate: Gate) -> None:
         config = uvicorn.Config(
@@ -146,15 +143,20 @@ def open_for(serve: Serve, **changes: Any) -> Serve:
 
 def context_tokens(config: dict[str, Any]) -> int:
     """Positions the model can attend to, from config.json. Raises: ModelError SRV-005 when it does not say."""
-    for holder in (config, config.get("text_config") or {}):
-        if holder.get("max_position_embeddings"):
-            return int(holder["max_position_embeddings"])
+    context = text_config(config).get("max_position_embeddings")
+    if context:
+        return int(context)
     raise ModelError(
         "SRV-005",
         "config.json of the model does not say how long its context is.",
         expected="max_position_embeddings",
         fix="add max_position_embeddings to the model's config.json",
     )
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of config.json about text; models that also see or hear keep it apart."""
+    return config.get("text_config") or config
 
 
 def check_host(host: str, token: str | None) -> None:
@@ -184,10 +186,12 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket, taken before anything is loaded, so that a taken port costs no time. Raises: FileError SRV-004."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(MAX_CONNECTIONS)
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(MAX_CONNECTIONS)
+            stack.pop_all()  # it stays open when all went well
     except OSError as problem:
         raise FileError(
             "SRV-004",

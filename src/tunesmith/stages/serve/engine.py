@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, required=True, help="requests in flight at most")
     arguments = parser.parse_args()
     _leave_with_parent()
+    precision = stored_precision(arguments.model)
     print("phase: importing torch and transformers", flush=True)
     import uvicorn
 
@@ -42,7 +43,7 @@ def main() -> None:
 
     print("phase: loading the model", flush=True)
     attention = resolve_attention("auto", pick_device())
-    model = load_model(arguments.model, dtype=stored_precision(arguments.model), attention=attention)
+    model = load_model(arguments.model, dtype=precision, attention=attention)
     manager = start_manager(model, arguments.requests)
     print("phase: ready", flush=True)
     config = uvicorn.Config(application(manager), uds=arguments.socket, log_level="warning", access_log=False)

@@ -96,6 +96,8 @@ class EngineProcess:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:
+        if not Path(self.socket).exists():
+            return False
         try:
             with httpx.Client(transport=httpx.HTTPTransport(uds=self.socket), timeout=5) as client:
                 return client.get("http://engine/health").status_code == 200

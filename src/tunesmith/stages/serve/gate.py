@@ -13,10 +13,10 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import httpx
 from starlette.applications import Starlette
@@ -26,34 +26,29 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tunesmith.errors import TunesmithError
 from tunesmith.stages.serve.limits import BODY_SECONDS, REQUEST_SECONDS, Limits, Refusal
 from tunesmith.stages.serve.protocol import DONE, Ask, Defaults, Reply, TextStream, event, parse
+from tunesmith.text.example import Message
+from tunesmith.text.templates import Segment
+from tunesmith.text.tokenizers import Tokenizer
 
 log = logging.getLogger("tunesmith.serve")
 PUBLIC_PATHS = frozenset({"/healthz"})
 
 
-class PromptEncoder(Protocol):
-    """What the gate needs of a tokenizer (text/tokenizers.py has more)."""
-
-    vocab_size: int
-
-    def encode_prompt(self, messages: list[Any]) -> list[int]: ...
-    def encode_text(self, text: str) -> list[int]: ...
-    def decode(self, ids: list[int], skip_special: bool = True) -> str: ...
-    @property
-    def stop_ids(self) -> Any: ...
-
-
 @dataclass
 class Served:
-    """What one gate serves: the model's public name, its tokenizer, bounds, defaults, and where the engine listens."""
+    """What one gate serves: the model's public name, tokenizer and vocabulary, bounds, defaults; the engine's socket, and
+    why the engine no longer works (None while it does)."""
 
     model: str
-    tokenizer: PromptEncoder
+    tokenizer: Tokenizer
+    vocabulary: int
     limits: Limits
     defaults: Defaults
     engine_socket: str
+    engine_problem: Callable[[], str | None]
 
 
 class Gate:
@@ -64,7 +59,6 @@ class Gate:
         self.in_flight = 0
         self.is_draining = False
         self.is_ready = False
-        self.engine_problem: str | None = None
         self._token = token
         self._engine: httpx.AsyncClient | None = None
 
@@ -92,7 +86,7 @@ class Gate:
 
     async def health(self, _request: Request) -> Response:
         """Is this process worth keeping: 503 only when the engine is gone for good."""
-        if self.engine_problem:
+        if self.served.engine_problem():
             return JSONResponse({"status": "failed"}, status_code=503)
         return JSONResponse({"status": "ok"})
 
@@ -129,7 +123,7 @@ class Gate:
         try:
             raw = await read_body(request, self.served.limits.body_bytes)
             served = self.served
-            ask = parse(raw, kind, served.model, served.tokenizer.vocab_size, served.defaults)
+            ask = parse(raw, kind, served.model, served.vocabulary, served.defaults)
             # Encoding a long prompt takes a while; other requests go on meanwhile.
             ids = await asyncio.to_thread(self._encode, ask)
             max_tokens = served.limits.answer_tokens(len(ids), ask.max_tokens)
@@ -139,7 +133,9 @@ class Gate:
             answer = Answer(self, ask, ids, max_tokens)
             if not ask.stream:
                 text = "".join([piece async for piece in answer.pieces(request)])
-                body = reply.whole(text, answer.finish, answer.ids, with_ids=ask.return_token_ids)
+                body = reply.whole(
+                    text, answer.finish, len(answer.ids), answer.text_ids if ask.return_token_ids else None
+                )
                 return JSONResponse(body)
             # The first piece is awaited here, so that an engine that fails at once still gives a proper status.
             pieces = answer.pieces(request)
@@ -154,12 +150,11 @@ class Gate:
                 place.leave()
 
     def _check_open(self) -> None:
-        reason = self.engine_problem or ("The server is shutting down." if self.is_draining else None)
-        reason = reason or (None if self.is_ready else "The model is still being loaded.")
-        if reason:
-            raise Refusal(
-                503, reason, kind="server_error", code="not_ready", retry_after_s=None if self.engine_problem else 5
-            )
+        if problem := self.served.engine_problem():
+            raise _engine_failed(problem)
+        if self.is_draining or not self.is_ready:
+            reason = "The server is shutting down." if self.is_draining else "The model is still being loaded."
+            raise Refusal(503, reason, kind="server_error", code="not_ready", retry_after_s=5)
 
     def _take_place(self) -> Place:
         if self.in_flight >= self.served.limits.queue:
@@ -171,7 +166,7 @@ class Gate:
         if ask.ids is not None:
             return list(ask.ids)
         if ask.text is not None:
-            return self.served.tokenizer.encode_text(ask.text)
+            return encode_text(self.served.tokenizer, ask.text)
         return encode_turns(self.served.tokenizer, ask.messages or ())
 
     async def lines(self, ask: Ask, prompt: list[int], max_tokens: int) -> AsyncGenerator[dict[str, Any], None]:
@@ -194,9 +189,7 @@ class Gate:
             raise _timed_out() from None
         except httpx.HTTPError as problem:
             log.error("engine: %s: %s", type(problem).__name__, problem)
-            raise _engine_failed(
-                self.engine_problem or "The engine broke off; the server's log has the reason."
-            ) from None
+            raise _engine_failed("The engine broke off; its log has the reason.") from None
 
 
 class Place:
@@ -218,12 +211,17 @@ class Answer:
     def __init__(self, gate: Gate, ask: Ask, prompt: list[int], max_tokens: int) -> None:
         self.ask = ask
         self._gate, self._prompt, self._max_tokens = gate, prompt, max_tokens
+        self._stop_ids = set(gate.served.tokenizer.stop_ids)
         self.ids: list[int] = []
         self.finish = "length"
 
+    @property
+    def text_ids(self) -> list[int]:
+        """The ids that make the text: without the stop token."""
+        return [item for item in self.ids if item not in self._stop_ids]
+
     async def pieces(self, request: Request) -> AsyncGenerator[str, None]:
         """Text as it becomes certain. Raises: Refusal 503/504 from the engine; ClientDisconnect."""
-        stop_ids = set(self._gate.served.tokenizer.stop_ids)
         text = TextStream(self._gate.served.tokenizer.decode, self.ask.stops)
         # A deadline by hand: the generator may be driven by two tasks, which asyncio.timeout does not survive.
         deadline = time.monotonic() + REQUEST_SECONDS
@@ -234,7 +232,7 @@ class Answer:
                     raise _engine_failed(line["error"])
                 self.ids += line["ids"]
                 self.finish = line.get("finish", self.finish)
-                if piece := text.feed([item for item in line["ids"] if item not in stop_ids]):
+                if piece := text.feed([item for item in line["ids"] if item not in self._stop_ids]):
                     yield piece
                 if text.is_stopped:
                     self.finish = "stop"
@@ -245,7 +243,7 @@ class Answer:
                     raise _timed_out()
         finally:
             await lines.aclose()  # cancels the request in the engine when it is not finished
-        if piece := text.finish([item for item in self.ids if item not in stop_ids]):
+        if piece := text.finish(self.text_ids):
             yield piece
         if text.is_stopped:
             self.finish = "stop"
@@ -288,17 +286,20 @@ class EventStream(StreamingResponse):
                 await generator.aclose()
 
 
-def encode_turns(tokenizer: PromptEncoder, turns: tuple[dict[str, str], ...]) -> list[int]:
+def encode_turns(tokenizer: Tokenizer, turns: tuple[dict[str, str], ...]) -> list[int]:
     """Token ids of a chat prompt, as evaluation makes them. Raises: Refusal 400 where the template refuses the turns."""
-    from tunesmith.errors import TunesmithError
-    from tunesmith.text.example import Message
-
     try:
-        return list(tokenizer.encode_prompt([Message(turn["role"], turn["content"]) for turn in turns]))
+        return tokenizer.encode_prompt([Message(turn["role"], turn["content"]) for turn in turns])
     except TunesmithError as problem:
         raise Refusal(
             400, f"The model's template refuses these messages: {problem.headline}", param="messages"
         ) from None
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of plain text, as training on plain text makes them: no start token, and control tokens stay text."""
+    ((ids, _),) = tokenizer.encode_segments([[Segment(text, learned=False, is_content=True)]])
+    return ids.tolist()
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -297,13 +297,13 @@ class Reply:
     kind: Literal["chat", "text"]
     prompt_tokens: int
 
-    def whole(self, text: str, finish: str, ids: list[int], *, with_ids: bool) -> dict[str, Any]:
+    def whole(self, text: str, finish: str, tokens: int, ids: list[int] | None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "logprobs": None}
         choice |= {"message": {"role": "assistant", "content": text}} if self.kind == "chat" else {"text": text}
-        if with_ids:
+        if ids is not None:
             choice["token_ids"] = ids
         name = "chat.completion" if self.kind == "chat" else "text_completion"
-        return {**self._head(name), "choices": [choice], "usage": self.usage(len(ids))}
+        return {**self._head(name), "choices": [choice], "usage": self.usage(tokens)}
 
     def chunk(self, text: str | None = None, *, role: bool = False, finish: str | None = None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "logprobs": None}

@@ -1,0 +1,211 @@
+"""Does the endpoint answer as evaluation did? The same held-out prompts, greedy, through the client that users have.
+
+fp32: the texts must be identical. Below fp32 another batch may round another way, so a first differing token counts as
+equal where the model itself is undecided: both tokens lie within the tolerance of the highest logit (design decision 9).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from openai import APIError, OpenAI
+
+from tunesmith.errors import ModelError
+from tunesmith.hub import resolve
+from tunesmith.modeling.load import load_model
+from tunesmith.stages.serve.engine import stored_precision
+from tunesmith.stages.serve.gate import encode_turns
+from tunesmith.text.tokenizers import load_tokenizer
+
+# Distance of one rounding step at 1.0. Logits of the last layer carry a few of them; a tie within two is undecided.
+ROUNDING = {"bf16": 2.0**-7, "fp16": 2.0**-10}
+ROUNDING_STEPS = 2.0
+CONCURRENT = 16
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Question:
+    """A held-out prompt and what evaluation's tuned model answered. ids: the answer's tokens without the stop token."""
+
+    row: int
+    part: str
+    messages: list[dict[str, Any]]
+    text: str
+    ids: list[int]
+    finish: str
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the endpoint answered."""
+
+    text: str
+    ids: list[int]
+    finish: str
+
+
+def load_questions(answers: Path, limit: int) -> list[Question]:
+    """The first `limit` of evaluation's answers by the hash of part and row: a choice that spreads over all parts."""
+    with answers.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    questions = [
+        Question(row["row"], row["part"], row["messages"], row["tuned"], list(row["tuned_ids"]), _tuned_finish(row))
+        for row in rows
+    ]
+    return sorted(questions, key=lambda item: hashlib.sha256(f"{item.part}:{item.row}".encode()).hexdigest())[:limit]
+
+
+def _tuned_finish(row: dict[str, Any]) -> str:
+    finish = row["finish"]
+    return finish["tuned"] if isinstance(finish, dict) else finish
+
+
+def ask_all(
+    client: OpenAI,
+    model: str,
+    questions: Sequence[Question],
+    max_tokens: int,
+    *,
+    on_answer: Callable[[int], None],
+    check: Callable[[], None],
+) -> list[Served]:
+    """All questions, several at a time, answers in their order.
+
+    on_answer: told the number answered so far. check: called often; what it raises ends the asking.
+    Raises: ModelError SRV-006 when the endpoint refuses a prompt that evaluation answered.
+    """
+    with ThreadPoolExecutor(min(CONCURRENT, len(questions))) as pool:
+        waiting: dict[Future[Served], int] = {
+            pool.submit(_ask, client, model, item, max_tokens): index for index, item in enumerate(questions)
+        }
+        answers: dict[int, Served] = {}
+        try:
+            while waiting:
+                check()
+                for future in wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED).done:
+                    answers[waiting.pop(future)] = future.result()
+                    on_answer(len(answers))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [answers[index] for index in range(len(questions))]
+
+
+def _ask(client: OpenAI, model: str, question: Question, max_tokens: int) -> Served:
+    messages: Any = [{"role": turn["role"], "content": turn["content"]} for turn in question.messages]
+    try:
+        reply = client.chat.completions.create(
+            model=model, messages=messages, temperature=0, max_tokens=max_tokens, extra_body={"return_token_ids": True}
+        )
+    except APIError as problem:
+        raise ModelError(
+            "SRV-006",
+            f"The endpoint did not answer a prompt that evaluation answered: {problem}",
+            where=f"{question.part}, row {question.row}",
+            expected="an answer",
+            fix="read the engine's log in the run folder (serve-engine.log)",
+        ) from problem
+    choice = reply.choices[0]
+    return Served(choice.message.content or "", (choice.model_extra or {})["token_ids"], choice.finish_reason)
+
+
+Margin = Callable[[Question, Sequence[int], "int | None", "int | None"], tuple[float, float]]
+
+
+def compare(questions: Sequence[Question], served: Sequence[Served], precision: str, margin: Margin) -> dict[str, Any]:
+    """parity.json: how many answers are equal and by which rule.
+
+    precision: the lower of evaluation's and the export's. margin(question, prefix ids, id, id) -> (distance, tolerance):
+    how far the farther of two next tokens (None: stop) lies below the highest logit after the prefix, and how far it may.
+    """
+    differences, undecided = [], 0
+    for question, answer in zip(questions, served, strict=True):
+        if answer.text == question.text:
+            continue
+        entry = {
+            "row": question.row, "part": question.part, "evaluation": question.text, "endpoint": answer.text,
+        }  # fmt: skip
+        if precision in ROUNDING:
+            prefix, ours, theirs = first_difference(question, answer)
+            distance, tolerance = margin(question, prefix, ours, theirs)
+            entry |= {"token": len(prefix), "margin": distance, "tolerance": tolerance}
+            if distance <= tolerance:
+                undecided += 1
+                entry["counts_as"] = "equal"
+        differences.append(entry)
+    different = len(differences) - undecided
+    equal = len(questions) - different
+    differences.sort(key=lambda entry: "counts_as" in entry)
+    return {
+        "what": "serve: endpoint vs evaluation",
+        "n": len(questions),
+        "equal": equal,
+        "identical": len(questions) - len(differences),
+        "share": equal / len(questions),
+        "max_abs_logit_difference": None,
+        "tolerance": ROUNDING_STEPS * ROUNDING[precision] if precision in ROUNDING else 0.0,
+        "rule": rule(precision),
+        "verdict": "different" if different else "within tolerance" if differences else "equal",
+        "differences": differences[:SHOWN],
+    }
+
+
+def rule(precision: str) -> str:
+    if precision not in ROUNDING:
+        return "fp32: greedy answers identical as text"
+    return (
+        f"{precision}: greedy answers identical, or at the first differing token both tokens within "
+        f"{ROUNDING_STEPS:.0f} rounding steps ({ROUNDING_STEPS * ROUNDING[precision]:.4g} of the largest logit) of the top"
+    )
+
+
+def first_difference(question: Question, answer: Served) -> tuple[list[int], int | None, int | None]:
+    """The common prefix of two answers and the token after it in each; None is the end."""
+    pairs = zip(question.ids, answer.ids, strict=False)
+    same = next(
+        (place for place, (one, other) in enumerate(pairs) if one != other), min(len(question.ids), len(answer.ids))
+    )
+    return (
+        question.ids[:same],
+        question.ids[same] if same < len(question.ids) else None,
+        answer.ids[same] if same < len(answer.ids) else None,
+    )
+
+
+class LogitMargin:
+    """Distances below the highest logit, by the exported model itself; loaded on first use, since most runs need none."""
+
+    def __init__(self, model: Path, precision: str) -> None:
+        self._folder, self._precision = model, precision
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def __call__(
+        self, question: Question, prefix: Sequence[int], one: int | None, other: int | None
+    ) -> tuple[float, float]:
+        if self._model is None:
+            self._load()
+        prompt = encode_turns(self._tokenizer, tuple(question.messages))
+        ids_1T = torch.tensor([[*prompt, *prefix]], device=self._model.device)
+        with torch.inference_mode():
+            logits_V = self._model(input_ids=ids_1T).logits[0, -1].float()
+        top = float(logits_V.max())
+        distance = max(top - self._logit(logits_V, token) for token in (one, other))
+        return distance, ROUNDING_STEPS * ROUNDING[self._precision] * float(logits_V.abs().max())
+
+    def _logit(self, logits_V: Any, token: int | None) -> float:
+        if token is not None:
+            return float(logits_V[token])
+        return max(float(logits_V[stop]) for stop in self._tokenizer.stop_ids)
+
+    def _load(self) -> None:
+        self._model = load_model(self._folder, dtype=stored_precision(self._folder))
+        self._tokenizer = load_tokenizer(resolve(str(self._folder), None), "auto")
