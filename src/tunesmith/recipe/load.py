@@ -98,7 +98,8 @@ def parse_recipe(
 ) -> Recipe:
     """As `load_recipe`, from text. folder: what relative paths are relative to (default: the current one)."""
     content, lines, problems = _parse_yaml(text, name)
-    origins = {path: "file" for path in lines}
+    # Only what was really written decides: a section that holds some keys leaves its others at their defaults.
+    origins = {path: "file" for path in lines if not any(other.startswith(path + ".") for other in lines)}
     for override in overrides:
         key, value = _parse_override(override)
         _set(content, key, value)

@@ -1,0 +1,362 @@
+"""The story of preparation: read, refuse or set apart, select, encode, and write a Dataset that accounts for every row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith import hub
+from tunesmith.errors import DataError, Problem
+from tunesmith.recipe import Recipe
+from tunesmith.runs.dataset import DatasetWriter
+from tunesmith.runs.run import Run
+from tunesmith.runs.store import Artifact, fingerprint
+from tunesmith.stages.prepare.filters import Drop
+from tunesmith.stages.prepare.reader import files_of
+from tunesmith.stages.prepare.rows import Row, read_all, read_back, write_rows
+from tunesmith.stages.prepare.select import Selection, select
+from tunesmith.stages.prepare.tokens import Tokens, encode_rows
+from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
+
+READER_VERSION = 1
+SHOWN_PROBLEMS = 20
+
+
+def externals(spec: Recipe, run: Run) -> dict[str, Any]:
+    """What preparation depends on besides the recipe: the source files' bytes, the tokenizer, the template file."""
+    files = hub.resolve(spec.model.base, spec.model.revision)
+    template = Path(spec.model.template)
+    return {
+        "sources": _source_hashes(spec),
+        "tokenizer": _tokenizer_hash(files),
+        "template": _hash(template) if template.suffix == ".jinja" and template.is_file() else None,
+    }
+
+
+def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
+    """Make Rows, Tokens and Dataset, each only where it is not there yet."""
+    rows_artifact = _rows(spec, run)
+    rows = list(read_back(rows_artifact.path))
+    _judge_bad_rows(spec, run, rows)
+    selection = select(rows, spec)
+    _leave_if_asked(run, "before tokenising")
+
+    files = hub.resolve(spec.model.base, spec.model.revision)
+    tokenizer = load_tokenizer(files, spec.model.template)
+    tokens_artifact = _tokens(spec, run, rows_artifact, rows, tokenizer, files)
+    _leave_if_asked(run, "before writing the Dataset")
+    dataset = _dataset(
+        spec, run, rows, selection, Tokens(tokens_artifact.path), tokenizer, (rows_artifact, tokens_artifact)
+    )
+    return {"rows": rows_artifact, "tokens": tokens_artifact, "dataset": dataset}
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def _rows(spec: Recipe, run: Run) -> Artifact:
+    sources = [source.model_dump(exclude={"path"}) for source in spec.data.sources]
+    made_of = {"reader": READER_VERSION, "sources": sources, "files": _source_hashes(spec)}
+    found = run.store.find("Rows", fingerprint(made_of))
+    if found is None:
+        producer = {"stage": "prepare", "recipe": spec.slice(("data.sources",)), "inputs": made_of}
+        with run.store.create("Rows", fingerprint(made_of), producer=producer) as draft:
+
+            def tell(count: int) -> None:
+                run.record("prepare", "prepare/rows_read", count, unit="rows")
+                _leave_if_asked(run, "while reading")
+
+            draft.notes |= write_rows(draft.path, read_all(spec, tell))
+        assert draft.artifact is not None
+        found = draft.artifact
+    run.record("prepare", "prepare/rows", found.notes["rows"], unit="rows")
+    run.record("prepare", "prepare/formats", found.notes["formats"], unit="rows")
+    return found
+
+
+def _judge_bad_rows(spec: Recipe, run: Run, rows: list[Row]) -> None:
+    """Stop on bad rows unless the recipe sets them apart; stop anyway when they are many, or when nothing is left."""
+    bad = [row for row in rows if row.problem]
+    run.record("prepare", "prepare/bad_rows", len(bad), unit="rows")
+    if not rows:
+        names = ", ".join(source.path for source in spec.data.sources)
+        raise DataError(
+            "DAT-031", f"no row in {names}", where="data.sources", expected="at least one row", fix="check the files"
+        )
+    share = len(bad) / len(rows)
+    if bad and (spec.data.on_bad_row == "stop" or share > spec.data.max_bad_share or len(bad) == len(rows)):
+        raise DataError("DAT-032", _grouped(bad, len(rows)), problems=_bad_row_problems(spec, bad, len(rows)))
+
+
+def _grouped(bad: list[Row], total: int) -> str:
+    counts = Counter(row.problem["code"] for row in bad if row.problem)
+    groups = ", ".join(f"{code} x {count}" for code, count in counts.most_common())
+    return f"{len(bad):,} of {total:,} rows cannot be used ({groups}); nothing was trained"
+
+
+def _bad_row_problems(spec: Recipe, bad: list[Row], total: int) -> list[Problem]:
+    shown = []
+    for row in bad[:SHOWN_PROBLEMS]:
+        assert row.problem is not None
+        column = f":{row.problem['column']}" if row.problem["column"] else ""
+        shown.append(
+            Problem(
+                row.problem["code"],
+                f"{row.place}{column}",
+                row.problem["what"],
+                row.problem["expected"],
+                row.problem["fix"],
+            )
+        )
+    share = len(bad) / total
+    if spec.data.on_bad_row == "quarantine":
+        fix = f"mend them, or data.max_bad_share: {min(1.0, share * 1.1):.3f}" if len(bad) < total else "mend the file"
+        what = f"{share:.2%} of the rows are bad, more than data.max_bad_share {spec.data.max_bad_share:.2%} ({_grouped(bad, total)})"
+    else:
+        fix = "mend these rows, or data.on_bad_row: quarantine sets them apart and goes on"
+        what = _grouped(bad, total)
+    return [*shown, Problem("DAT-032", "data.on_bad_row", what, "rows that can be read", fix)]
+
+
+# ----------------------------------------------------------------------------------------------------------- tokens
+
+
+def _tokens(
+    spec: Recipe, run: Run, rows_artifact: Artifact, rows: list[Row], tokenizer: Tokenizer, files: hub.ModelFiles
+) -> Artifact:
+    made_of = {
+        "rows": rows_artifact.id,
+        "tokenizer": _tokenizer_hash(files),
+        "template": tokenizer.template.source,
+        "learn": spec.data.learn,
+    }
+    found = run.store.find("Tokens", fingerprint(made_of))
+    encoded = 0
+    if found is None:
+        producer = {
+            "stage": "prepare",
+            "recipe": spec.slice(("model.base", "model.template", "data.learn")),
+            "inputs": made_of,
+        }
+        with run.store.create("Tokens", fingerprint(made_of), producer=producer) as draft:
+
+            def tell(count: int) -> None:
+                run.record("prepare", "prepare/rows_encoded", count, unit="rows")
+                _leave_if_asked(run, "while tokenising")
+
+            encoded = encode_rows(rows, tokenizer, spec.data.learn, draft.path, tell)
+            draft.notes["encoded"] = encoded
+        assert draft.artifact is not None
+        found = draft.artifact
+    run.record("prepare", "prepare/encoded_rows", encoded, unit="rows")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- dataset
+
+
+def _dataset(
+    spec: Recipe,
+    run: Run,
+    rows: list[Row],
+    selection: Selection,
+    tokens: Tokens,
+    tokenizer: Tokenizer,
+    inputs: tuple[Artifact, ...],
+) -> Artifact:
+    producer = {
+        "stage": "prepare",
+        "recipe": spec.slice(("seed", "data")),
+        "inputs": {a.kind.lower(): a.id for a in inputs},
+    }
+    with run.store.create("Dataset", run.stage_key, producer=producer) as draft:
+        writer = DatasetWriter(draft.path)
+        ledger = [_account(row, spec, selection, tokens, writer) for row in rows]
+        _refuse_nothing_left(ledger)
+        by_row = {row.row: row for row in rows}
+        items = list(_items(ledger, by_row, tokenizer))
+        statistics = _statistics(ledger, rows)
+        writer.close(
+            ledger=ledger, items=items, samples=_samples(ledger, by_row, tokens, tokenizer), statistics=statistics
+        )
+        draft.notes |= {"splits": statistics["splits"]}
+    for split, counts in statistics["splits"].items():
+        run.record("prepare", f"prepare/{split}_rows", counts["rows"], unit="rows")
+    assert draft.artifact is not None
+    return draft.artifact
+
+
+def _account(row: Row, spec: Recipe, selection: Selection, tokens: Tokens, writer: DatasetWriter) -> dict[str, Any]:
+    """The row's ledger entry; a used row goes to the writer."""
+    entry: dict[str, Any] = {
+        "row": row.row,
+        "source": row.source,
+        "file": row.file,
+        "position": row.position,
+        "split": selection.splits.get(row.row),
+        "key": row.key,
+        "status": "used",
+        "rule": None,
+        "value": None,
+        "threshold": None,
+        "kept_twin": None,
+        "tokens": None,
+        "learned": None,
+    }
+    if row.problem:
+        return {**entry, "status": "quarantined", "rule": row.problem["code"], "value": row.problem["what"]}
+    if row.key in tokens.refused:
+        return {**entry, "status": "quarantined", "rule": "template", "value": tokens.refused[row.key]}
+    ids, spans = tokens[row.key]
+    entry["tokens"], entry["learned"] = len(ids), _learned(spans)
+    drop = selection.drops.get(row.row) or _drop_by_tokens(len(ids), spans, spec)
+    if drop:
+        return {**entry, "status": "dropped", **drop.__dict__}
+    if len(ids) > spec.data.max_tokens:
+        entry |= {"rule": "truncated", "value": len(ids), "threshold": spec.data.max_tokens}
+        ids, spans = _cut(ids, spans, spec.data.max_tokens)
+        entry["learned"] = _learned(spans)
+    writer.add(ids, spans, row.row, entry["split"])
+    return entry
+
+
+def _drop_by_tokens(length: int, spans: list[tuple[int, int, float]], spec: Recipe) -> Drop | None:
+    limit = spec.data.max_tokens
+    if length > limit and spec.data.too_long == "drop":
+        return Drop("too_long", length, limit)
+    if _learned([span for span in spans if span[0] < limit]) == 0:
+        return Drop("nothing_to_learn", length, limit)
+    return None
+
+
+def _cut(
+    ids: np.ndarray, spans: list[tuple[int, int, float]], limit: int
+) -> tuple[np.ndarray, list[tuple[int, int, float]]]:
+    return ids[:limit], [(start, min(end, limit), weight) for start, end, weight in spans if start < limit]
+
+
+def _learned(spans: list[tuple[int, int, float]]) -> int:
+    return sum(end - max(start, 1) for start, end, _ in spans)
+
+
+def _refuse_nothing_left(ledger: list[dict[str, Any]]) -> None:
+    if any(entry["status"] == "used" and entry["split"] == "train" for entry in ledger):
+        return
+    counts = Counter(entry["rule"] or f"{entry['split']} row" for entry in ledger)
+    lost = ", ".join(f"{rule}: {count:,}" for rule, count in counts.most_common())
+    raise DataError(
+        "DAT-033",
+        f"none of {len(ledger):,} rows is left to train on ({lost})",
+        where="data",
+        expected="at least one training row",
+        fix="loosen the rule that took most; tunesmith check RECIPE shows samples",
+    )
+
+
+def _items(ledger: list[dict[str, Any]], rows: dict[int, Row], tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    """What evaluation asks: the prompts of used held-out chats, with the answers they should get."""
+    for entry in ledger:
+        example = rows[entry["row"]].example
+        if entry["status"] != "used" or entry["split"] == "train" or example is None or example.text is not None:
+            continue
+        said = rows[entry["row"]].split == "test"
+        part = entry["source"] if said else entry["split"]
+        yield {
+            "row": entry["row"],
+            "part": part,
+            "split": entry["split"],
+            "messages": [m.to_json() for m in example.prompt],
+            "expected": example.answer,
+            "prompt_ids": tokenizer.encode_prompt(example.prompt),
+        }
+
+
+def _samples(
+    ledger: list[dict[str, Any]], rows: dict[int, Row], tokens: Tokens, tokenizer: Tokenizer
+) -> list[dict[str, Any]]:
+    """The first training rows as the model sees them: decoded pieces, learned or not."""
+    out = []
+    for entry in ledger:
+        if entry["status"] == "used" and entry["split"] == "train" and len(out) < 3:
+            ids, spans = tokens[entry["key"]]
+            pieces, done = [], 0
+            for start, end, _ in spans:
+                pieces += [(ids[done:start], False), (ids[start:end], True)]
+                done = end
+            pieces.append((ids[done:], False))
+            decoded = [
+                {"text": tokenizer.decode(part.tolist(), skip_special=False), "learned": learned}
+                for part, learned in pieces
+                if len(part)
+            ]
+            out.append({"row": entry["row"], "place": f"{entry['file']}:{entry['position']}", "pieces": decoded})
+    return out
+
+
+def _statistics(ledger: list[dict[str, Any]], rows: list[Row]) -> dict[str, Any]:
+    used = [entry for entry in ledger if entry["status"] == "used"]
+    rules = Counter((entry["status"], _rule_group(entry)) for entry in ledger if entry["status"] != "used")
+    splits = {}
+    for name in ("train", "validation", "test"):
+        entries = [entry for entry in used if entry["split"] == name]
+        lengths = np.array([entry["tokens"] for entry in entries] or [0])
+        splits[name] = {
+            "rows": len(entries),
+            "tokens": int(sum(e["tokens"] for e in entries)),
+            "learned_tokens": int(sum(e["learned"] for e in entries)),
+            "p50": int(np.percentile(lengths, 50)),
+            "p90": int(np.percentile(lengths, 90)),
+            "p99": int(np.percentile(lengths, 99)),
+            "max": int(lengths.max()),
+        }
+    counts, edges = np.histogram([entry["tokens"] for entry in used] or [0], bins=20)
+    return {
+        "read": len(ledger),
+        "used": len(used),
+        "quarantined": sum(e["status"] == "quarantined" for e in ledger),
+        "dropped": sum(e["status"] == "dropped" for e in ledger),
+        "truncated": sum(e["rule"] == "truncated" for e in used),
+        "funnel": [
+            {"rule": rule, "status": status, "dropped": count, "share": count / len(ledger)}
+            for (status, rule), count in rules.most_common()
+        ],
+        "splits": splits,
+        "formats": dict(Counter(row.format for row in rows if row.format)),
+        "lengths": {"counts": counts.tolist(), "edges": [round(float(edge), 1) for edge in edges]},
+    }
+
+
+def _rule_group(entry: dict[str, Any]) -> str:
+    return "bad_row" if entry["status"] == "quarantined" and entry["rule"] != "template" else entry["rule"]
+
+
+# ------------------------------------------------------------------------------------------------------------ hashes
+
+
+def _source_hashes(spec: Recipe) -> list[list[str]]:
+    return [[_hash(path) for path in files_of(source.path)] for source in spec.data.sources]
+
+
+def _tokenizer_hash(files: hub.ModelFiles) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(files.path.glob("*")):
+        if path.is_file() and (
+            "token" in path.name or path.suffix in (".jinja", ".txt", ".model") or path.name == "generation_config.json"
+        ):
+            digest.update(path.name.encode() + bytes.fromhex(_hash(path)))
+    return digest.hexdigest()[:20]
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _leave_if_asked(run: Run, where: str) -> None:
+    if run.stopping:
+        run.leave(where)
