@@ -50,11 +50,14 @@ def copy_span(rng: Random) -> Chat:
         return ask(f"Copy the number: {(number := lx.digits(rng))}", number)
     if style == 2:
         thing = entity(rng)
-        return ask(f"{sentence(rng)} {rng.choice(('It says', 'I saw', 'They call it', 'We found'))} {thing}. "
-                   f"{sentence(rng)}\nWhat was the name or code?", thing)
+        return ask(
+            f"{sentence(rng)} {rng.choice(('It says', 'I saw', 'They call it', 'We found'))} {thing}. "
+            f"{sentence(rng)}\nWhat was the name or code?",
+            thing,
+        )
     if style == 3:
         thing = entity(rng)
-        return ask(f'Put it in quotes: {thing}', f'"{thing}"')
+        return ask(f"Put it in quotes: {thing}", f'"{thing}"')
     if style == 4:
         thing, times = entity(rng), rng.randint(2, 4)
         return ask(f"Write {thing} {times} times.", ", ".join([thing] * times))
@@ -89,9 +92,16 @@ def two_parts(rng: Random) -> Chat:
     """Name two spans of a free sentence in a small record, in JSON or as lines."""
     first, second = rng.choice((lx.title, lx.name))(rng), rng.choice((lx.code, lambda r: lx.digits(r, 3, 7)))(rng)
     frames = (
-        "{a} came with {b}.", "About {a}, see {b}.", "Number {b} belongs to {a}.", "I have the {a} here, {b}.",
-        "Where is my {a}? I wrote {b} on it.", "{b} - {a} again.", "The {a} with {b} is on the table.",
-        "We took the {a} home ({b}).", "My {a} stands next to {b} in the hall.", "Is {b} the right one for the {a}?",
+        "{a} came with {b}.",
+        "About {a}, see {b}.",
+        "Number {b} belongs to {a}.",
+        "I have the {a} here, {b}.",
+        "Where is my {a}? I wrote {b} on it.",
+        "{b} - {a} again.",
+        "The {a} with {b} is on the table.",
+        "We took the {a} home ({b}).",
+        "My {a} stands next to {b} in the hall.",
+        "Is {b} the right one for the {a}?",
     )
     text = f"{rng.choice(extraction.GREETINGS)} {rng.choice(frames).format(a=first, b=second)} {sentence(rng)}".strip()
     if rng.random() < 0.25:
@@ -107,7 +117,22 @@ def two_parts(rng: Random) -> Chat:
 
 def record(rng: Random) -> dict[str, str]:
     """A flat record with real or invented keys."""
-    keys = ("name", "city", "age", "color", "size", "code", "day", "animal", "food", "year", "owner", "room", "note", "shape")
+    keys = (
+        "name",
+        "city",
+        "age",
+        "color",
+        "size",
+        "code",
+        "day",
+        "animal",
+        "food",
+        "year",
+        "owner",
+        "room",
+        "note",
+        "shape",
+    )
     chosen = rng.sample(keys, rng.randint(2, 5)) if rng.random() < 0.6 else lx.lower_items(rng, 2, 5)
     makers = (lx.name, lx.title, lx.code, lx.person, lx.date, lambda r: lx.digits(r, 1, 5), lx.pseudo_word)
     return {key: rng.choice(makers)(rng) for key in chosen}
@@ -137,7 +162,9 @@ def pick_field(rng: Random) -> Chat:
         key = rng.choice(sorted(row))
         return ask(f"{FORMATS[source](row)}\nWhat is the {key}?", row[key])
     keys = rng.sample(sorted(row), rng.randint(1, len(row)))
-    return ask(f"Keep only {', '.join(keys)} as JSON.\n{FORMATS[source](row)}", extraction.dumps({k: row[k] for k in keys}))
+    return ask(
+        f"Keep only {', '.join(keys)} as JSON.\n{FORMATS[source](row)}", extraction.dumps({k: row[k] for k in keys})
+    )
 
 
 def table(rng: Random) -> str:
@@ -154,14 +181,22 @@ def sentence(rng: Random) -> str:
     noun, other, adjective = rng.choice(lx.NOUNS), rng.choice(lx.NOUNS), rng.choice(lx.ADJECTIVES)
     verb, adverb, who = rng.choice(lx.VERBS), rng.choice(lx.ADVERBS), lx.person(rng)
     frames = (
-        f"{who} {verb} the {adjective} {noun}.", f"The {adjective} {noun} was near the {other}.",
-        f"{adverb.capitalize()}, {who} {verb} a {noun}.", f"There is a {noun} behind the {other}.",
-        f"I think the {noun} is {adjective}.", f"We {verb} the {noun} {adverb}.", f"Why is the {noun} so {adjective}?",
-        f"{who} and {lx.person(rng)} {verb} the {noun} in {lx.name(rng)}.", f"My {noun} is not {adjective}, it is {rng.choice(lx.ADJECTIVES)}.",
-        f"On {rng.choice(lx.DAYS)} they {verb} {rng.randint(2, 20)} {noun}s.", f"Please bring the {noun} and the {other}.",
-        f"The {lx.title(rng)} is {adjective}.", f"{' '.join(rng.sample(lx.COMMON, rng.randint(3, 8)))}.",
+        f"{who} {verb} the {adjective} {noun}.",
+        f"The {adjective} {noun} was near the {other}.",
+        f"{adverb.capitalize()}, {who} {verb} a {noun}.",
+        f"There is a {noun} behind the {other}.",
+        f"I think the {noun} is {adjective}.",
+        f"We {verb} the {noun} {adverb}.",
+        f"Why is the {noun} so {adjective}?",
+        f"{who} and {lx.person(rng)} {verb} the {noun} in {lx.name(rng)}.",
+        f"My {noun} is not {adjective}, it is {rng.choice(lx.ADJECTIVES)}.",
+        f"On {rng.choice(lx.DAYS)} they {verb} {rng.randint(2, 20)} {noun}s.",
+        f"Please bring the {noun} and the {other}.",
+        f"The {lx.title(rng)} is {adjective}.",
+        f"{' '.join(rng.sample(lx.COMMON, rng.randint(3, 8)))}.",
         f"I {rng.choice(lx.COMMON)} that you {rng.choice(lx.COMMON)} the {rng.choice(lx.COMMON)} {noun}.",
-        f"Could you {rng.choice(lx.COMMON)} my {lx.title(rng)} {rng.choice(lx.COMMON)} {adverb}?", f"She said that the {noun} {adverb} {verb} him.",
+        f"Could you {rng.choice(lx.COMMON)} my {lx.title(rng)} {rng.choice(lx.COMMON)} {adverb}?",
+        f"She said that the {noun} {adverb} {verb} him.",
     )
     return rng.choice(frames)
 
@@ -171,18 +206,35 @@ def story(rng: Random) -> tuple[str, dict[str, str]]:
     hero, friend, town = lx.person(rng), lx.person(rng), lx.name(rng)
     noun, adjective, place = rng.choice(lx.NOUNS), rng.choice(lx.ADJECTIVES), rng.choice(lx.NOUNS)
     animal, day, feeling = rng.choice(lx.ANIMALS), rng.choice(lx.DAYS), rng.choice(lx.GOOD + lx.BAD)
-    openings = (f"Once upon a time {hero} lived in {town}.", f"{hero} came from {town}.", f"In {town} there was a child called {hero}.")
+    openings = (
+        f"Once upon a time {hero} lived in {town}.",
+        f"{hero} came from {town}.",
+        f"In {town} there was a child called {hero}.",
+    )
     middles = [
-        f"On {day} {hero} lost a {adjective} {noun}.", f"{hero} had a {animal} and loved it.",
-        f"{friend} was a good friend and helped.", f"They looked behind the {place}.", sentence(rng),
+        f"On {day} {hero} lost a {adjective} {noun}.",
+        f"{hero} had a {animal} and loved it.",
+        f"{friend} was a good friend and helped.",
+        f"They looked behind the {place}.",
+        sentence(rng),
     ]
     rng.shuffle(middles)
     ending = rng.choice((f"In the end {friend} found the {noun}.", f"At last the {noun} was back, thanks to {friend}."))
-    text = " ".join([rng.choice(openings), *middles[: rng.randint(3, 5)], f"On {day} the {noun} was gone.", ending,
-                     f"{hero} felt {feeling}."])
+    text = " ".join(
+        [
+            rng.choice(openings),
+            *middles[: rng.randint(3, 5)],
+            f"On {day} the {noun} was gone.",
+            ending,
+            f"{hero} felt {feeling}.",
+        ]
+    )
     facts = {
-        f"Where did {hero} live?": town, f"Who found the {noun}?": friend, f"How did {hero} feel?": feeling,
-        "What was gone?": f"the {noun}", "On which day?": day,
+        f"Where did {hero} live?": town,
+        f"Who found the {noun}?": friend,
+        f"How did {hero} feel?": feeling,
+        "What was gone?": f"the {noun}",
+        "On which day?": day,
     }
     return text, facts
 
@@ -210,13 +262,24 @@ def prose(rng: Random) -> str:
 
 
 SMALL_TALK = {
-    "Hello!": "Hello! How can I help you?", "Hi": "Hi! What can I do for you?", "Good morning.": "Good morning! How are you?",
-    "Who are you?": "I am a very small language model.", "What can you do?": "I can copy, sort, count and read short texts.",
-    "How are you?": "I am fine, thank you.", "Thank you!": "You are welcome.", "Bye!": "Goodbye!",
-    "What is JSON?": "A text format for data with keys and values.", "What is a city?": "A place where many people live.",
-    "What do cows eat?": "Cows eat grass.", "How many days has a week?": "Seven.", "What color is the sky?": "Blue.",
-    "Which day comes after Monday?": "Tuesday.", "Is ice cold?": "Yes.", "Is fire cold?": "No.",
-    "Where do fish live?": "In water.", "What is a library?": "A house full of books.",
+    "Hello!": "Hello! How can I help you?",
+    "Hi": "Hi! What can I do for you?",
+    "Good morning.": "Good morning! How are you?",
+    "Who are you?": "I am a very small language model.",
+    "What can you do?": "I can copy, sort, count and read short texts.",
+    "How are you?": "I am fine, thank you.",
+    "Thank you!": "You are welcome.",
+    "Bye!": "Goodbye!",
+    "What is JSON?": "A text format for data with keys and values.",
+    "What is a city?": "A place where many people live.",
+    "What do cows eat?": "Cows eat grass.",
+    "How many days has a week?": "Seven.",
+    "What color is the sky?": "Blue.",
+    "Which day comes after Monday?": "Tuesday.",
+    "Is ice cold?": "Yes.",
+    "Is fire cold?": "No.",
+    "Where do fish live?": "In water.",
+    "What is a library?": "A house full of books.",
 }
 
 
@@ -234,7 +297,9 @@ def small_talk(rng: Random) -> Chat:
 def sentiment(rng: Random) -> Chat:
     """Positive or negative, under label names that the prompt gives."""
     words, index = rng.choice(((lx.GOOD, 0), (lx.BAD, 1)))
-    labels = rng.choice((("positive", "negative"), ("good", "bad"), ("happy", "unhappy"), ("yes", "no"), ("plus", "minus")))
+    labels = rng.choice(
+        (("positive", "negative"), ("good", "bad"), ("happy", "unhappy"), ("yes", "no"), ("plus", "minus"))
+    )
     said = f"The {rng.choice(lx.NOUNS)} was {rng.choice(words)} and {rng.choice(words)}."
     text = " ".join(rng.sample([said, sentence(rng)], 2)) if rng.random() < 0.5 else said
     shown = "/".join(sorted(labels)) if rng.random() < 0.7 else " or ".join(labels)
@@ -248,8 +313,14 @@ def topic(rng: Random) -> Chat:
     names = rng.sample(sorted(lx.TOPIC_WORDS), rng.randint(2, 5))
     right = rng.choice(names)
     words = rng.sample(lx.TOPIC_WORDS[right], 3)
-    text = rng.choice((f"They spoke of the {words[0]}, the {words[1]} and the {words[2]}.", ", ".join(words),
-                       f"First came the {words[0]}. Then I saw a {words[1]}.", f"Is the {words[0]} next to the {words[2]}?"))
+    text = rng.choice(
+        (
+            f"They spoke of the {words[0]}, the {words[1]} and the {words[2]}.",
+            ", ".join(words),
+            f"First came the {words[0]}. Then I saw a {words[1]}.",
+            f"Is the {words[0]} next to the {words[2]}?",
+        )
+    )
     return ask(f"Topic ({', '.join(names)}): {text}", right)
 
 
@@ -257,7 +328,11 @@ def examples_given(rng: Random) -> Chat:
     """Invented labels taught by examples in the prompt."""
     groups = rng.sample(sorted(lx.TOPIC_WORDS), 2)
     labels = [lx.pseudo_word(rng) for _ in groups]
-    shots = [(rng.choice(lx.TOPIC_WORDS[group]), label) for group, label in zip(groups, labels, strict=True) for _ in range(3)]
+    shots = [
+        (rng.choice(lx.TOPIC_WORDS[group]), label)
+        for group, label in zip(groups, labels, strict=True)
+        for _ in range(3)
+    ]
     rng.shuffle(shots)
     pick = rng.randrange(2)
     lines = "\n".join(f"{word} -> {label}" for word, label in shots)
@@ -318,12 +393,27 @@ def letter_case(rng: Random) -> Chat:
 
 
 CHATS: dict[Callable[[Random], Chat], float] = {
-    extraction.implicit: 20, extraction.explicit: 14, extraction.question: 6, two_parts: 9, copy_span: 7, recall: 6,
-    convert: 6, pick_field: 4, story_chat: 5, small_talk: 1, sentiment: 2.5, topic: 2.5, examples_given: 1.5, lists: 3,
-    numbers: 2, letter_case: 1.5,
+    extraction.implicit: 20,
+    extraction.explicit: 14,
+    extraction.question: 6,
+    two_parts: 9,
+    copy_span: 7,
+    recall: 6,
+    convert: 6,
+    pick_field: 4,
+    story_chat: 5,
+    small_talk: 1,
+    sentiment: 2.5,
+    topic: 2.5,
+    examples_given: 1.5,
+    lists: 3,
+    numbers: 2,
+    letter_case: 1.5,
 }
 TEXTS: dict[Callable[[Random], str], float] = {repeated_text: 5, table: 3, story_text: 5, prose: 5}
-MAKERS = [(maker, weight, "chat") for maker, weight in CHATS.items()] + [(maker, weight, "text") for maker, weight in TEXTS.items()]
+MAKERS = [(maker, weight, "chat") for maker, weight in CHATS.items()] + [
+    (maker, weight, "text") for maker, weight in TEXTS.items()
+]
 WEIGHTS = [weight for _, weight, _ in MAKERS]
 
 

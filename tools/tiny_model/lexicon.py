@@ -1,3 +1,5 @@
+# ruff: noqa: SIM905 (word lists are read and edited as running text)
+# fmt: off
 """Words and makers of invented entities for the corpus: names, codes, numbers, dates.
 
 Most entities are made, not listed: a model that has seen a new name in every document learns to copy names, one that

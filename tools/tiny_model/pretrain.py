@@ -54,7 +54,9 @@ class Budget:
         return min(1.0, (step + 1) / self.warmup) * falling
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, seed: int, start: int, count: int) -> list[tuple[list[int], list[float], str]]:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, seed: int, start: int, count: int
+) -> list[tuple[list[int], list[float], str]]:
     """Documents start..start+count as (token ids, loss weight per token, kind)."""
     documents = [document(seed, index) for index in range(start, start + count)]
     flat = [piece for one in documents for piece in pieces(one)]
@@ -112,12 +114,23 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int, budget: Budget) -> It
         rows = rows[budget.batch :]
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, layers: int = 5, hidden: int = 192, ffn: int = 512) -> LlamaForCausalLM:
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, layers: int = 5, hidden: int = 192, ffn: int = 512
+) -> LlamaForCausalLM:
     """A Llama of 2.6 million parameters with fresh weights (from torch's global seed)."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers,
-        num_attention_heads=6, num_key_value_heads=6, max_position_embeddings=MAX_POSITIONS, tie_word_embeddings=True,
-        initializer_range=0.04, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        initializer_range=0.04,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     return LlamaForCausalLM(config)
 
@@ -148,7 +161,9 @@ def validate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: 
     documents.sort(key=lambda d: len(d[0]))
     for at in range(0, len(documents), 64):
         part = documents[at : at + 64]
-        ids_BT, weights_BT = to_tensors([[one] for one in part], max(len(one[0]) for one in part), tokenizer.pad_token_id)
+        ids_BT, weights_BT = to_tensors(
+            [[one] for one in part], max(len(one[0]) for one in part), tokenizer.pad_token_id
+        )
         answer_BT = weights_BT[:, 1:] == 1.0
         losses, right = token_losses(model, ids_BT)
         loss, weight = loss + (losses * answer_BT).sum().item(), weight + answer_BT.sum().item()
@@ -163,18 +178,30 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     whole = LlamaForCausalLM(model.config)
     whole.load_state_dict(model.state_dict())
     whole.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=256, eos_token_id=tokenizer.convert_tokens_to_ids(END), pad_token_id=tokenizer.pad_token_id
+        do_sample=False,
+        max_new_tokens=256,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.pad_token_id,
     )
     whole.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # One file for the tokenizer's settings: the template stands in tokenizer_config.json, where every reader looks.
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": tokenizer.chat_template}, indent=2) + "\n")
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "chat_template": tokenizer.chat_template}, indent=2) + "\n"
+    )
 
 
-def pretrain(out: Path, seed: int, budget: Budget, snapshot_minutes: float = 0.0, report_every: int = 100, validation: int = 600,
-             tokenizer_documents: int = 60_000) -> dict:
+def pretrain(
+    out: Path,
+    seed: int,
+    budget: Budget,
+    snapshot_minutes: float = 0.0,
+    report_every: int = 100,
+    validation: int = 600,
+    tokenizer_documents: int = 60_000,
+) -> dict:
     """Run it; returns the last line of the log."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -203,8 +230,13 @@ def pretrain(out: Path, seed: int, budget: Budget, snapshot_minutes: float = 0.0
                 if step % report_every == 0:
                     break
             seconds = time.monotonic() - started
-            line = {"step": step, "seconds": round(seconds), "tokens": tokens, "loss": round(recent / max(1, seen), 4),
-                    "learning_rate": round(budget.learning_rate * factor, 6)}
+            line = {
+                "step": step,
+                "seconds": round(seconds),
+                "tokens": tokens,
+                "loss": round(recent / max(1, seen), 4),
+                "learning_rate": round(budget.learning_rate * factor, 6),
+            }
             recent = seen = 0
             done = budget.progress(step, seconds) >= 1.0
             if done or step % (5 * report_every) == 0:
@@ -221,11 +253,17 @@ def pretrain(out: Path, seed: int, budget: Budget, snapshot_minutes: float = 0.0
 
 def _facts(model: LlamaForCausalLM, seed: int, budget: Budget) -> dict:
     """The first line of the log: what ran, where, when."""
-    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
+    )
     return {
-        "command": " ".join(["python", *sys.argv]), "seed": seed, "date": datetime.date.today().isoformat(),
-        "machine": f"{cpu}, {torch.get_num_threads()} threads", "torch": torch.__version__,
-        "parameters": sum(p.numel() for p in model.parameters()), "budget": vars(budget),
+        "command": " ".join(["python", *sys.argv]),
+        "seed": seed,
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{cpu}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "budget": vars(budget),
     }
 
 
@@ -244,7 +282,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=Budget.learning_rate)
     parser.add_argument("--batch", type=int, default=Budget.batch, help="rows of 256 tokens per step")
-    parser.add_argument("--snapshot-minutes", type=float, default=0.0, help="also save a snapshot this often (0: never)")
+    parser.add_argument(
+        "--snapshot-minutes", type=float, default=0.0, help="also save a snapshot this often (0: never)"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     budget = Budget(minutes=args.minutes, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate)

@@ -1,0 +1,285 @@
+"""Make the quickstart's data: messages to a support desk, and the strict JSON record that each one means.
+
+    python make_data.py OUT_DIR [--seed 17]
+
+Writes train.jsonl (with planted flaws), validation.jsonl, test.jsonl, test_unseen.jsonl and planted.json, which says how
+many flaws of each kind there are and at which lines (1-based) of train.jsonl. Same seed, same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # so that a test can import this file from anywhere
+
+import wordings as w
+
+SEED = 17
+SIZES = {"train": 3000, "validation": 120, "test": 240, "test_unseen": 240}
+FLAWS = {
+    "exact_duplicates": 150,
+    "near_duplicates": 100,
+    "too_short": 40,
+    "too_long": 12,
+    "low_quality": 240,
+    "leaks": 60,
+}
+MALFORMED_EACH = 10
+KEYS = ("intent", "product", "urgency", "order_number")
+Row = dict
+
+
+def record_text(record: dict) -> str:
+    """The answer: compact JSON on one line, keys in the order of KEYS."""
+    return json.dumps({key: record[key] for key in KEYS}, separators=(",", ":"))
+
+
+@dataclass
+class Desk:
+    """Draws messages; never the same order number or the same message twice, whatever the split."""
+
+    rng: Random
+    numbers: set[str] = field(default_factory=set)
+    messages: set[str] = field(default_factory=set)
+    count: int = 0
+
+    def order_number(self) -> str:
+        """`ORD-48213` or six digits, new in every call."""
+        while True:
+            number = self.rng.choice(
+                (f"ORD-{self.rng.randrange(10_000, 100_000)}", str(self.rng.randrange(100_000, 1_000_000)))
+            )
+            if number not in self.numbers:
+                self.numbers.add(number)
+                return number
+
+    def record(self, wording: str) -> dict:
+        """The facts of one message."""
+        rng = self.rng
+        product = [rng.choice(w.BRANDS[wording]), rng.choice(w.THINGS[wording])]
+        if rng.random() < 0.12:
+            product.insert(1, rng.choice(w.KINDS[wording]))
+        return {
+            "intent": rng.choice(tuple(w.CORES)),
+            "product": " ".join(product),
+            "urgency": rng.choice(("high", "normal", "normal", "low")),
+            "order_number": None if rng.random() < 0.15 else self.order_number(),
+        }
+
+    def compose(self, record: dict, wording: str) -> str:
+        """The message: opening, what it is about, urgency and order number in any order, closing."""
+        rng = self.rng
+        middle = [rng.choice(w.CORES[record["intent"]][wording]).format(p=record["product"])]
+        middle.append(rng.choice(w.URGENCY[record["urgency"]][wording]))
+        if record["order_number"]:
+            middle.append(rng.choice(w.ORDERS[wording]).format(o=record["order_number"]))
+        rng.shuffle(middle)
+        parts = [rng.choice(w.OPENINGS[wording]), *middle, rng.choice(w.CLOSINGS[wording])]
+        text = " ".join(part for part in parts if part)
+        return misspell(rng, text, record) if rng.random() < 0.08 else text
+
+    def row(self, wording: str = "seen") -> Row:
+        """A new row with the right answer and a good score."""
+        record = self.record(wording)
+        message = self.compose(record, wording)
+        while message in self.messages:
+            message = self.compose(record, wording)
+        self.messages.add(message)
+        self.count += 1
+        return make_row(message, record_text(record), round(self.rng.uniform(0.75, 0.99), 2), f"msg-{self.count:05d}")
+
+
+def make_row(message: str, answer: str, score: float, identity: str) -> Row:
+    """One row in the OpenAI messages form."""
+    turns = [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, "quality_score": score, "id": identity}
+
+
+def misspell(rng: Random, text: str, record: dict) -> str:
+    """Swap two letters inside one long plain word; names, numbers and words that decide nothing else stay whole."""
+    kept = set(record["product"].split())
+    words = text.split(" ")
+    places = [
+        i for i, word in enumerate(words) if len(word) > 5 and word.isalpha() and word.islower() and word not in kept
+    ]
+    if places:
+        place = rng.choice(places)
+        word, at = words[place], rng.randrange(1, len(words[place]) - 2)
+        words[place] = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    return " ".join(words)
+
+
+# ---- flaws -----------------------------------------------------------------------------------------------------------
+
+
+def near_duplicate(rng: Random, row: Row) -> Row:
+    """The same row with a small change of casing, wording or punctuation; the same answer."""
+    message = row["messages"][0]["content"]
+    first = (
+        message[0].lower() + message[1:]
+        if not message.split(" ")[0].istitle() or message.startswith(("He", "Hi"))
+        else message
+    )
+    changes = (
+        message + " Thanks again.",
+        message.replace(".", " .", 1),
+        message + "!",
+        first + " :)",
+        "Well, " + message,
+    )
+    changed = rng.choice([text for text in changes if text != message])
+    return make_row(changed, row["messages"][1]["content"], row["quality_score"], row["id"] + "-b")
+
+
+def low_quality(desk: Desk) -> Row:
+    """A row of which the answer is wrong or sloppy, and the score says so (0.7 at most)."""
+    row, rng = desk.row(), desk.rng
+    record = json.loads(row["messages"][1]["content"])
+    others = {"intent": [*w.CORES], "urgency": [*w.URGENCY]}
+    style = rng.randrange(5)
+    if style <= 1:
+        key = ("intent", "urgency")[style]
+        record[key] = rng.choice([label for label in others[key] if label != record[key]])
+        answer = record_text(record)
+    elif style == 2:
+        answer = record_text({**record, "product": record["product"].split()[-1].lower()})
+    elif style == 3:
+        answer = f"The customer writes about {record['intent']} of the {record['product']}, I think."
+    else:
+        answer = json.dumps({"product": record["product"], "intent": record["intent"].upper()})
+    row["messages"][1]["content"] = answer
+    row["quality_score"] = rng.choice((0.7, round(rng.uniform(0.05, 0.7), 2)))
+    return row
+
+
+def too_short(rng: Random, at: int) -> Row:
+    """A row with fewer than 50 characters over all turns."""
+    message = rng.choice(("Hi", "Hello?", "test", "asdf", "Is anyone there?", "ok", "Thanks", "..."))
+    return make_row(f"{message} {at}", rng.choice(("ok", "Hello!", "{}", "Noted.")), 0.9, f"short-{at:03d}")
+
+
+def too_long(desk: Desk) -> Row:
+    """A message into which somebody pasted a device log: more than 10,000 characters."""
+    row = desk.row()
+    lines = [f"{n:04d} state={desk.rng.randrange(10**4)} volt={desk.rng.randrange(300)} fan=on" for n in range(420)]
+    row["messages"][0]["content"] += "\n" + "\n".join(lines)
+    return row
+
+
+def malformed(desk: Desk, kind: str) -> bytes:
+    """A line that is not JSON, broken in one of the ways that are met in real files."""
+    row = desk.row()
+    line = json.dumps(row)
+    if kind == "cut_line":
+        return line[: desk.rng.randrange(30, len(line) - 10)].encode()
+    if kind == "python_quotes":
+        return repr(row).encode()
+    if kind == "trailing_comma":
+        return (line[:-1] + ",}").encode()
+    return line.encode().replace(b'"content": "', b'"content": "caf\xe9 ', 1)  # invalid_utf8: a byte of Latin-1
+
+
+MALFORMED = ("cut_line", "python_quotes", "trailing_comma", "invalid_utf8")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Line:
+    """One line of train.jsonl before the lines are shuffled; `twin` is the line that it repeats."""
+
+    data: bytes
+    flaw: str | None = None
+    twin: Line | None = None
+
+
+def encode(row: Row) -> bytes:
+    """One row as a line without its end."""
+    return json.dumps(row, ensure_ascii=False).encode()
+
+
+def training_lines(desk: Desk, tests: list[Row]) -> list[Line]:
+    """All lines of train.jsonl in a shuffled order."""
+    rng = desk.rng
+    rows = [desk.row() for _ in range(SIZES["train"])]
+    lines = [Line(encode(row)) for row in rows]
+    chosen = rng.sample(range(len(rows)), FLAWS["exact_duplicates"] + FLAWS["near_duplicates"])
+    for number, at in enumerate(chosen):
+        exact = number < FLAWS["exact_duplicates"]
+        data = lines[at].data if exact else encode(near_duplicate(rng, rows[at]))
+        lines.append(Line(data, "exact_duplicates" if exact else "near_duplicates", lines[at]))
+    lines += [Line(encode(too_short(rng, at)), "too_short") for at in range(FLAWS["too_short"])]
+    lines += [Line(encode(too_long(desk)), "too_long") for _ in range(FLAWS["too_long"])]
+    lines += [Line(encode(low_quality(desk)), "low_quality") for _ in range(FLAWS["low_quality"])]
+    lines += [
+        Line(encode({**row, "id": f"leak-{at:03d}"}), "leaks")
+        for at, row in enumerate(rng.sample(tests, FLAWS["leaks"]))
+    ]
+    lines += [Line(malformed(desk, kind), kind) for kind in MALFORMED for _ in range(MALFORMED_EACH)]
+    rng.shuffle(lines)
+    return lines
+
+
+def describe(lines: list[Line]) -> dict:
+    """planted.json: per flaw its count and its lines (1-based); for duplicates also the lines that they repeat."""
+    places = {id(line): number for number, line in enumerate(lines, 1)}
+    found: dict[str, list[int]] = defaultdict(list)
+    twins: dict[str, list[int]] = defaultdict(list)
+    for number, line in enumerate(lines, 1):
+        if line.twin is None:
+            found[line.flaw or "clean"].append(number)
+            continue
+        pair = (number, places[id(line.twin)])
+        # Of two equal lines the later one is the duplicate, whichever was made first.
+        later, earlier = (max(pair), min(pair)) if line.flaw == "exact_duplicates" else pair
+        found[line.flaw].append(later)
+        twins[line.flaw].append(earlier)
+    planted: dict = {"rows": len(lines), "clean": len(found["clean"])}
+    for flaw in FLAWS:
+        planted[flaw] = {"count": len(found[flaw]), "lines": found[flaw]}
+        if flaw in twins:
+            planted[flaw]["of"] = twins[flaw]
+    kinds = {kind: found[kind] for kind in MALFORMED}
+    every = sorted(number for numbers in kinds.values() for number in numbers)
+    return planted | {"malformed": {"count": len(every), "lines": every, "kinds": kinds}}
+
+
+def write_data(folder: Path | str, seed: int = SEED) -> dict:
+    """Write all files into `folder`; returns what planted.json holds."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    desk = Desk(Random(seed))
+    parts = {
+        "validation": [desk.row() for _ in range(SIZES["validation"])],
+        "test": [desk.row() for _ in range(SIZES["test"])],
+        "test_unseen": [desk.row("unseen") for _ in range(SIZES["test_unseen"])],
+    }
+    lines = training_lines(desk, parts["test"] + parts["test_unseen"])
+    (folder / "train.jsonl").write_bytes(b"".join(line.data + b"\n" for line in lines))
+    for name, rows in parts.items():
+        (folder / f"{name}.jsonl").write_bytes(b"".join(encode(row) + b"\n" for row in rows))
+    planted = describe(lines)
+    (folder / "planted.json").write_text(json.dumps(planted) + "\n")
+    return planted
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--seed", type=int, default=SEED)
+    args = parser.parse_args(argv)
+    planted = write_data(args.out_dir, args.seed)
+    flaws = ", ".join(f"{value['count']} {name}" for name, value in planted.items() if isinstance(value, dict))
+    print(f"{args.out_dir}: {planted['rows']} training lines, of which {flaws}")
+
+
+if __name__ == "__main__":
+    main()
