@@ -119,14 +119,13 @@ def append_line(path: Path, text: str) -> None:
     """
     path = Path(path)
     data = text.encode("utf-8", "backslashreplace") + b"\n"
-    with explain(path, needed=len(data)):
+    with explain(path, needed=len(data)), _locked_for_append(path):
         size = _whole_lines(path)
         try:
             disk.append(path, data)
         except OSError:
-            if size is not None:
-                with contextlib.suppress(OSError):
-                    disk.truncate(path, size)
+            with contextlib.suppress(OSError):
+                disk.truncate(path, size)
             raise
 
 
@@ -136,13 +135,21 @@ def flush_file(path: Path) -> None:
         disk.flush(Path(path))
 
 
-def _whole_lines(path: Path) -> int | None:
-    """Size of the file up to its last newline, cutting off what follows; None where there is no file."""
+@contextlib.contextmanager
+def _locked_for_append(path: Path) -> Iterator[None]:
+    """Lets no other process take a line that is just being written for a torn one."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return None
-    with file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _whole_lines(path: Path) -> int:
+    """Size of the file up to its last newline, cutting off what follows."""
+    with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         if size == 0:
             return 0
@@ -182,6 +189,7 @@ def publish_folder(tmp: Path, final: Path, *, replace: bool = False) -> None:
     """Makes the finished folder `tmp` true under the name `final`; the rename is the commit point.
 
     Every file and folder in it is flushed before, the parent after. Both must lie on the same file system.
+    replace: for a damaged folder under that name: it is taken away first, so that for a moment there is neither.
     Raises FileExistsError when `final` is there already and `replace` is not set (`tmp` is left as it is);
     FileError for everything that the disk answers.
     """
@@ -325,3 +333,29 @@ def free_bytes(path: Path) -> int:
         return shutil.disk_usage(path).free
     except OSError:
         return 0
+
+
+NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "ceph", "glusterfs", "beegfs", "gpfs"}
+
+
+def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> dict[str, Any]:
+    """{"type", "is_network"} of the file system that holds `path`; type "unknown" where the system does not tell.
+
+    On a network file system a rename may reach other machines late and an fsync may promise more than it holds: what is
+    said here about power cuts is then not promised.
+    """
+    target = Path(path).absolute()
+    while not target.exists() and target != target.parent:
+        target = target.parent
+    target = target.resolve()
+    found, kind = Path("/"), "unknown"
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        fields = line.split(" ")
+        folder = Path(fields[1].replace("\\040", " "))
+        if target.is_relative_to(folder) and folder.is_relative_to(found):  # of nested mounts the innermost, last one
+            found, kind = folder, fields[2]
+    return {"type": kind, "is_network": kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse.")}

@@ -45,11 +45,13 @@ class Run:
         self.id = self.path.name
         self.workspace = Path(workspace)
         self.attempt = attempt
-        self.store = Store(self.workspace / "artifacts", self._tell_damage)
+        self.store = Store(self.workspace / "artifacts")
+        self.store.on_damage = self._tell_damage
+        self.store.before_publish = self.flush_events
         self.stage_key = ""
         self.listeners: list[Listener] = []
         self.is_writer = True
-        self._stop_signal: int | None = None
+        self.stop_signal: int | None = None  # the signal that asked to stop
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, attempt {self.attempt})"
@@ -201,7 +203,7 @@ class Run:
         return read_events(self.path / "events.jsonl")
 
     def flush_events(self) -> None:
-        """Waits until all events are on the disk; called where something becomes true that they tell of."""
+        """Waits until all events are on the disk, so that no artifact outlives the events that led to it."""
         if self.is_writer and (self.path / "events.jsonl").exists():
             durable.flush_file(self.path / "events.jsonl")
 
@@ -237,15 +239,15 @@ class Run:
     @property
     def stopping(self) -> bool:
         """True after Ctrl-C or SIGTERM: finish the step, save, and call `leave`."""
-        return self._stop_signal is not None
+        return self.stop_signal is not None
 
     def stop(self, signum: int) -> None:
         """Asks the stage at work to save and leave. Only sets a flag, so that a signal handler may call it."""
-        self._stop_signal = signum
+        self.stop_signal = signum
 
     def leave(self, where: str) -> NoReturn:
         """Ends the attempt after a stop was asked for. Raises InterruptedRun (exit status 130, 143)."""
-        signum = self._stop_signal or signal.SIGTERM
+        signum = self.stop_signal or signal.SIGTERM
         raise InterruptedRun(
             signum,
             f"stopped by {signal.Signals(signum).name} {where}; everything finished is saved",

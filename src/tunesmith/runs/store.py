@@ -51,15 +51,17 @@ class Store:
     """Artifacts under `root`, at <kind in lower case>/<id>/. Safe for several processes at once.
 
     on_damage: called with a sentence when an artifact that should be there turns out damaged.
+    before_publish: called before an artifact becomes true; the Run flushes the events that led to it.
     """
 
-    def __init__(self, root: Path, on_damage: Callable[[str], None] | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self.on_damage = on_damage or (lambda message: None)
+        self.on_damage: Callable[[str], None] = lambda message: None
+        self.before_publish: Callable[[], None] = lambda: None
 
     def folder(self, kind: str, id: str) -> Path:
         assert kind in KINDS, f"kind {kind!r} is none of {KINDS}"
-        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", id), f"id {id!r} is no plain file name"
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", id), f"id {id!r}"
         return self.root / kind.lower() / id
 
     def find(self, kind: str, id: str, *, verify: Verification = "size") -> Artifact | None:
@@ -107,6 +109,7 @@ class Store:
                 "notes": plain(draft.notes),
             }
             durable.write_json(path / MANIFEST, manifest)
+            self.before_publish()
             draft.artifact = self._publish(Artifact(kind, id, final, manifest), path)
 
     def _publish(self, artifact: Artifact, path: Path) -> Artifact:

@@ -1,0 +1,5 @@
+"""Several training processes on this machine, started by torchrun. Light: torch is imported in the processes only."""
+
+from tunesmith.launch.processes import train
+
+__all__ = ["train"]

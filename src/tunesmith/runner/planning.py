@@ -1,0 +1,57 @@
+"""When the plan is made: before anything is loaded, and again with the counts of the prepared data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import FileError
+from tunesmith.runs import durable
+from tunesmith.runs.run import Run
+from tunesmith.runs.store import Artifact
+from tunesmith.units import format_bytes
+
+if TYPE_CHECKING:
+    from tunesmith.recipe import Recipe
+
+
+def plan_stage(stage: str, spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> None:
+    """Writes plan.json before prepare and before train, and refuses what does not fit on the disk.
+
+    A plan is not made anew after training: the report shows it beside what was measured.
+    Raises what the planner refuses, FileError RUN-023 when the disk is too small.
+    """
+    if stage not in ("prepare", "train"):
+        return
+    statistics = None
+    if "dataset" in inputs:
+        from tunesmith.runs.dataset import Dataset
+
+        statistics = Dataset(inputs["dataset"].path).statistics
+    plan = make_plan(spec, statistics)
+    run.write_plan(plan)
+    check_disk(plan, run)
+
+
+def make_plan(spec: Recipe, statistics: dict[str, Any] | None) -> dict[str, Any]:
+    from tunesmith.planner import hardware
+
+    from tunesmith import planner
+    from tunesmith.hub import resolve
+
+    config = resolve(spec.model.base, spec.model.revision).config
+    return planner.plan(spec, config, statistics=statistics, hardware=hardware.detect()).to_json()
+
+
+def check_disk(plan: Mapping[str, Any], run: Run) -> None:
+    """Refuses to begin what can not end. Judged by the plan's lower bound, so that it never refuses what would fit."""
+    figure = plan["figures"].get("disk")
+    free = durable.free_bytes(run.path)
+    if figure and free < figure["low"]:
+        raise FileError(
+            "RUN-023",
+            f"the run needs {format_bytes(figure['value'])} on the disk of {run.workspace}, "
+            f"{format_bytes(free)} are free",
+            expected=f"at least {format_bytes(figure['low'])}",
+            fix="free some space, choose another disk with --workspace, or --set train.keep_checkpoints=1",
+        )

@@ -1,0 +1,42 @@
+"""Ctrl-C, SIGTERM and a closed terminal: the first asks the stage to save and leave, the second leaves at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from tunesmith.runs.run import Run
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def handled(run: Run) -> Iterator[None]:
+    """Within the block signals set `run.stopping`. Signals that are ignored (nohup) stay ignored."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        # Only a flag and one write to the terminal: a handler may have interrupted anything, a file lock included.
+        if run.stopping:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        run.stop(signum)
+        with contextlib.suppress(OSError):
+            name = signal.Signals(signum).name
+            os.write(2, f"\n{name}: saving, then leaving; once more leaves at once\n".encode())
+
+    before = {}
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,54 @@
+"""What became of a row: found by its line, by its id, with its twin; else a clear answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith.errors import DataError, UsageError
+from tunesmith.runs import ledger
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    rows = [("data/train.jsonl", {"line": 1}), ("data/train.jsonl", {"line": 3}), ("more/train.jsonl", {"line": 1})]
+    rows += [("array.json", {"index": 7})]
+    entries = [
+        {"row": number, "source": source, "position": position, "status": "used", "kept_twin": None}
+        for number, (source, position) in enumerate(rows)
+    ]
+    entries[1].update(status="dropped", rule="duplicate", kept_twin=0)
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [("data/train.jsonl:3", 1), ("train.jsonl:3", 1), ("more/train.jsonl:1", 2), ("array.json:7", 3), (2, 2), ("3", 3)],
+)
+def test_a_row_is_found_by_line_by_index_and_by_id(dataset: Path, row: str | int, expected: int) -> None:
+    assert ledger.find(dataset, row)["row"] == expected
+
+
+def test_a_duplicate_comes_with_the_twin_that_was_kept(dataset: Path) -> None:
+    found = ledger.find(dataset, "train.jsonl:3")
+    assert found["rule"] == "duplicate"
+    assert found["twin"]["position"] == {"line": 1}
+
+
+def test_a_name_that_fits_two_sources_lists_both(dataset: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"(?s)RUN-011 train\.jsonl:1 names 2 rows.*data/train\.jsonl:1, more/train\.jsonl:1"
+    ):
+        ledger.find(dataset, "train.jsonl:1")
+
+
+def test_a_row_that_is_not_there_shows_what_is(dataset: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)RUN-012 no row train\.jsonl:99.*2 rows of data/train\.jsonl"):
+        ledger.find(dataset, "train.jsonl:99")
+    with pytest.raises(DataError, match="RUN-012 no row 99"):
+        ledger.find(dataset, 99)
+    with pytest.raises(UsageError, match=r"RUN-014 'train\.jsonl:x' is no row"):
+        ledger.find(dataset, "train.jsonl:x")
