@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,13 +17,19 @@ from torch import nn
 from tunesmith.errors import ModelError
 from tunesmith.modeling.dropout import FunctionalDropout, StepContext
 from tunesmith.recipe import Lora
+from tunesmith.runs import durable
 
-ADAPTER = "default"
+ADAPTER = "default"  # the name under which peft keeps our one adapter
+HEAD = "lm_head"
 
 
-def attach_lora(model: nn.Module, lora: Lora, seed: int, context: StepContext | None = None) -> nn.Module:
+def attach_lora(
+    model: nn.Module, lora: Lora, seed: int, context: StepContext | None = None, base_name: str | None = None
+) -> nn.Module:
     """The model with fresh fp32 adapters; every other weight is frozen. The start follows from the seed alone.
 
+    context: tells dropout which step and examples are on their way; needed where lora.dropout > 0.
+    base_name: written into the adapter's files, so that others find the base.
     Raises ModelError MDL-105 when a target names no linear layer of this model.
     """
     linears = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -30,62 +40,90 @@ def attach_lora(model: nn.Module, lora: Lora, seed: int, context: StepContext | 
             f"the model has no linear layer named {', '.join(unknown)}",
             where="adapter.targets",
             expected=f"some of: {', '.join(sorted(linears))}",
-            fix="adapter.targets: [" + ", ".join(sorted(linears - {"lm_head"})) + "]",
+            fix=f"adapter.targets: [{', '.join(sorted(linears - {HEAD}))}]",
         )
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
-        lora_dropout=0.0,
+        lora_dropout=0.0,  # peft's own draws from a stream; ours is put in its place below
         target_modules=list(lora.targets),
         bias="none",
         task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft speaks of tied weights it does not touch
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(), _quiet():
         adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
+    if base_name:
+        adapted.peft_config[ADAPTER].base_model_name_or_path = base_name
+    layers = [layer for layer in adapted.modules() if isinstance(layer, LoraLayer)]
+    _start(layers, seed)
     if lora.dropout:
-        _install_dropout(adapted, lora.dropout, context or StepContext(seed))
+        assert context is not None, "dropout needs the step's context"
+        for number, layer in enumerate(layers):
+            layer.lora_dropout[ADAPTER] = FunctionalDropout(lora.dropout, number, context)
+            adapted.peft_config[ADAPTER].lora_dropout = lora.dropout
     return adapted
 
 
-def _install_dropout(model: nn.Module, p: float, context: StepContext) -> None:
-    layers = [module for _, module in model.named_modules() if isinstance(module, LoraLayer)]
-    for number, layer in enumerate(layers):
-        layer.lora_dropout[ADAPTER] = FunctionalDropout(p, number, context)
+@torch.no_grad()
+def _start(layers: list[LoraLayer], seed: int) -> None:
+    """A uniform (Kaiming, as in microsoft/LoRA), B zero; drawn on the CPU, so that every device starts the same."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        a = layer.lora_A[ADAPTER].weight
+        bound = 1 / math.sqrt(a.shape[1])  # kaiming_uniform_ with a = sqrt(5)
+        a.copy_(torch.empty(a.shape).uniform_(-bound, bound, generator=generator))
+        layer.lora_B[ADAPTER].weight.zero_()
 
 
 def save_adapter(model: nn.Module, folder: Path) -> None:
-    """The adapter as PEFT writes it: adapter_config.json, adapter_model.safetensors. Raises MDL-106 when it is empty."""
-    assert isinstance(model, PeftModel)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.save_pretrained(folder, safe_serialization=True)
+    """The adapter as PEFT writes it: adapter_config.json, adapter_model.safetensors; the same adapter, the same bytes."""
+    assert isinstance(model, PeftModel), type(model)
+    with _quiet():
+        # "auto" would ask the hub whether the vocabulary grew.
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's empty card; export writes a real one
-    if (Path(folder) / "adapter_model.safetensors").stat().st_size < 1000:
-        raise ModelError(
-            "MDL-106", "the saved adapter is empty", expected="adapter weights", fix="please report this: it is a bug"
-        )
+    config = Path(folder) / "adapter_config.json"
+    settings = json.loads(config.read_bytes())
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set in peft: its order changes with the process
+    durable.write_json(config, dict(sorted(settings.items())))
 
 
 def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with a saved adapter. Raises ModelError MDL-107 when they do not fit together."""
+    """The model with a saved adapter, in evaluation mode. Raises ModelError MDL-107 when they do not fit together."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise ModelError(
             "MDL-107",
-            f"the adapter in {folder} does not fit this model: {error}",
+            f"the adapter in {folder} does not fit this model: {str(error).splitlines()[0]}",
             expected="an adapter trained on this base",
             fix="give the base model that the adapter's adapter_config.json names",
         ) from error
 
 
 def merge_adapter(model: nn.Module) -> nn.Module:
-    """The plain model with the adapter folded into its weights. The model must be in 16 or 32 bits, not quantised."""
-    assert isinstance(model, PeftModel)
+    """The plain model with the adapter folded into its weights. The model must be in 16 or 32 bits, not quantised.
+
+    Raises ModelError MDL-106 when a merged weight is not finite.
+    """
+    assert isinstance(model, PeftModel), type(model)
+    try:
+        with _quiet():
+            return model.merge_and_unload(safe_merge=True)
+    except ValueError as error:  # peft: "NaNs detected in the merged weights"
+        raise ModelError(
+            "MDL-106",
+            f"the adapter cannot be merged: {error}",
+            expected="finite weights in base and adapter",
+            fix="train again with a lower train.learning_rate; or export the adapter alone: export.merged: false",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """peft warns of tied weights it does not touch and of cards it cannot find."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return model.merge_and_unload(safe_merge=True)
+        yield

@@ -6,12 +6,16 @@ bit is a hash of where it stands; nothing needs to be saved, and a redone step i
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 # Shape suffixes: B examples, T positions, D features.
-PRIME_A, PRIME_B, PRIME_C = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
-MASK32 = 0xFFFFFFFF
+GOLDEN_32 = 0x9E3779B1  # odd, so that multiplying by it permutes the 32-bit numbers
+MASK_32 = 0xFFFFFFFF
+
+IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
 
 
 class StepContext:
@@ -30,34 +34,39 @@ class StepContext:
 
 
 class FunctionalDropout(nn.Module):
-    """Dropout with probability `p` on [B, T, D]; identity in evaluation mode or when p is 0."""
+    """Dropout with probability `p` on [B, T, D]; identity in evaluation mode. `module_id` tells the layers apart."""
 
     def __init__(self, p: float, module_id: int, context: StepContext) -> None:
         super().__init__()
         self.p, self.module_id, self.context = p, module_id, context
 
+    def extra_repr(self) -> str:
+        return f"p={self.p}, module_id={self.module_id}"
+
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
+        if not self.training:
             return x_BTD
-        assert self.context.examples_B is not None, "the step's examples are set before the forward pass"
-        uniform_BTD = self._uniform(x_BTD.shape, x_BTD.device)
-        return x_BTD * (uniform_BTD >= self.p).to(x_BTD.dtype) / (1.0 - self.p)
+        examples_B = self.context.examples_B
+        assert examples_B is not None, "the step's examples are set before the forward pass"
+        assert x_BTD.shape[:-2] == examples_B.shape, (x_BTD.shape, examples_B.shape)
+        keep_BTD = self._bits(examples_B.to(x_BTD.device), x_BTD.shape) >= round(self.p * 2**32)
+        return x_BTD * keep_BTD.to(x_BTD.dtype) * (1.0 / (1.0 - self.p))
 
-    def _uniform(self, shape: torch.Size, device: torch.device) -> Tensor:
+    def _bits(self, examples_B: Tensor, shape: torch.Size) -> Tensor:
+        """32 random bits for each element, as int64."""
         _, num_positions, num_features = shape
-        base = _mix(
-            torch.tensor(
-                self.context.seed * PRIME_A + self.context.step * PRIME_B + self.module_id * PRIME_C, device=device
-            )
+        key = _mix(_mix(_mix(self.context.seed) + self.context.step) + self.module_id)
+        key_B = _mix(examples_B + key)
+        # t * D + d does not depend on how far the rows were padded.
+        place_TD = torch.arange(num_positions * num_features, device=examples_B.device).view(
+            num_positions, num_features
         )
-        row_B = _mix(base + self.context.examples_B.to(device))
-        place_TD = torch.arange(num_positions * num_features, device=device).view(num_positions, num_features)
-        return _mix(row_B[:, None, None] + place_TD * PRIME_A).float() / 2**32
+        return _mix(key_B[:, None, None] + place_TD * GOLDEN_32)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """32 well-mixed bits of each int64 (the finaliser of MurmurHash3, kept inside 63 bits)."""
-    x = x & MASK32
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK32
-    x = ((x ^ (x >> 15)) * 0x6A09E667) & MASK32
+def _mix(x: IntOrTensor) -> IntOrTensor:
+    """32 well-mixed bits (a finaliser like MurmurHash3's; factors below 2**31 keep products inside an int64)."""
+    x = x & MASK_32
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK_32
+    x = ((x ^ (x >> 15)) * 0x6A09E667) & MASK_32
     return x ^ (x >> 16)

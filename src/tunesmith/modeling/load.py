@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import ModelError
 from tunesmith.hub import ModelFiles
@@ -22,10 +23,11 @@ def pick_device() -> torch.device:
 
 def resolve_precision(asked: str, device: torch.device) -> str:
     """fp32, bf16 or fp16: what "auto" means on this device. Raises ModelError MDL-101 for what the device cannot do."""
+    has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if asked == "auto":
         if device.type != "cuda":
             return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if has_bf16 else "fp16"
     if asked == "fp16" and device.type == "cpu":
         raise ModelError(
             "MDL-101",
@@ -34,20 +36,28 @@ def resolve_precision(asked: str, device: torch.device) -> str:
             expected="fp32 or bf16 here",
             fix="model.precision: auto",
         )
+    if asked == "bf16" and not has_bf16:
+        raise ModelError(
+            "MDL-108",
+            f"{torch.cuda.get_device_name(device)} has no bf16",
+            where="model.precision",
+            expected="fp16 or fp32 here",
+            fix="model.precision: auto",
+        )
     return asked
 
 
-def resolve_attention(asked: str, device: torch.device) -> str:
-    """eager, sdpa or flash_attention_2. Raises ModelError MDL-102 when flash attention is asked for and not there."""
-    flash = device.type == "cuda" and find_spec("flash_attn") is not None
+def resolve_attention(asked: str, device: torch.device, precision: str = "bf16") -> str:
+    """eager, sdpa or flash_attention_2. Raises ModelError MDL-102 when flash attention is asked for and cannot serve."""
+    flash = device.type == "cuda" and find_spec("flash_attn") is not None and precision != "fp32"
     if asked == "auto":
         return "flash_attention_2" if flash else "sdpa"
     if asked == "flash_attention_2" and not flash:
         raise ModelError(
             "MDL-102",
-            "flash_attention_2 needs a CUDA device and the flash_attn package",
+            f"flash_attention_2 cannot serve here (device {device.type}, precision {precision})",
             where="model.attention",
-            expected="sdpa or eager here",
+            expected="a CUDA device, the flash_attn package, and bf16 or fp16",
             fix="model.attention: auto",
         )
     return asked
@@ -58,19 +68,12 @@ def load_model(
 ) -> nn.Module:
     """The model in evaluation mode. dtype: fp32, bf16 or fp16 of the weights in memory.
 
-    Raises ModelError MDL-103 when the weights cannot be loaded, MDL-104 when some of them are missing or left over.
+    Raises ModelError MDL-103 when the weights cannot be loaded, MDL-104 when some of them are missing or do not fit.
     """
     path = files.path if isinstance(files, ModelFiles) else Path(files)
+    transformers_logging.disable_progress_bar()  # our own events tell what happens
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=DTYPES[dtype],
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        model, info = _from_files(path, DTYPES[dtype], attention)
     except Exception as error:  # transformers raises a dozen kinds; every one is an answer about these files
         raise ModelError(
             "MDL-103",
@@ -79,13 +82,34 @@ def load_model(
             expected="a causal language model that the installed transformers knows",
             fix="check the architecture in config.json against the installed transformers version",
         ) from error
-    missing = sorted(info["missing_keys"])
-    if missing or info["mismatched_keys"]:
+    lacking = [*sorted(info["missing_keys"]), *(str(entry[0]) for entry in info["mismatched_keys"])]
+    if lacking:
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise ModelError(
             "MDL-104",
-            f"{path} lacks weights: {', '.join(map(str, [*missing, *info['mismatched_keys']][:5]))}",
+            f"{path} lacks weights: {', '.join(lacking[:5])}{more}",
             where="model.base",
-            expected="every weight that config.json calls for",
+            expected="every weight that config.json calls for, in its shape",
             fix="fetch the model again; its files do not belong together",
         )
     return model.to(device or pick_device()).eval()
+
+
+def _from_files(path: Path, dtype: torch.dtype, attention: str) -> tuple[nn.Module, dict]:
+    def load(implementation: str) -> tuple[nn.Module, dict]:
+        return AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=implementation,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+
+    try:
+        return load(attention)
+    except ValueError as error:
+        if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
+            return load("eager")  # an architecture without sdpa; config._attn_implementation says so
+        raise

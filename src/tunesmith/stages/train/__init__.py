@@ -8,5 +8,5 @@ INFO = StageInfo(
     makes=("model",),
     version=1,
     keys=("seed", "model", "adapter", "train"),
-    externals="tunesmith.stages.train.run:externals",
+    externals="tunesmith.stages.train.externals:externals",
 )

@@ -11,14 +11,14 @@ import numpy as np
 from tunesmith.recipe.tree import Train
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Order:
     """The order of the training examples: epoch after epoch, each in a permutation drawn from (seed, epoch).
 
     examples: int64 [N] dataset indices. Steps are numbered 1..num_steps; the last one may be smaller.
     """
 
-    examples: tuple[int, ...]
+    examples: np.ndarray
     seed: int
     batch_size: int
     num_steps: int
@@ -31,26 +31,24 @@ class Order:
         if train.max_steps is not None and train.max_steps < num_steps:
             num_steps = train.max_steps
             num_draws = num_steps * train.batch_size
-        return cls(tuple(map(int, examples)), seed, train.batch_size, num_steps, num_draws)
+        return cls(np.asarray(examples, np.int64), seed, train.batch_size, num_steps, num_draws)
 
     def step(self, number: int) -> list[int]:
         """The examples of step `number` (from 1), the same for any number of processes and after any resume."""
         first = (number - 1) * self.batch_size
-        last = min(first + self.batch_size, self.num_draws)
+        places = range(first, min(first + self.batch_size, self.num_draws))
         size = len(self.examples)
-        return [
-            self.examples[_permutation(self.seed, place // size, size)[place % size]] for place in range(first, last)
-        ]
+        return [int(self.examples[_permutation(self.seed, place // size, size)[place % size]]) for place in places]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # a step may straddle two epochs
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size)
 
 
 def share(examples: list[int], lengths: np.ndarray, rank: int, world_size: int) -> list[int]:
     """The part of a step's examples that one process takes: longest first, dealt back and forth, so that tokens balance."""
-    order = sorted(examples, key=lambda example: (-int(lengths[example]), example))
+    order = _longest_first(examples, lengths)
     return [example for place, example in enumerate(order) if _dealt(place, world_size) == rank]
 
 
@@ -62,9 +60,13 @@ def _dealt(place: int, world_size: int) -> int:
 def micro_batches(examples: list[int], lengths: np.ndarray, budget_tokens: int) -> list[list[int]]:
     """Groups of near-equal length with rows x longest <= budget_tokens (a single longer example goes alone)."""
     groups: list[list[int]] = []
-    for example in sorted(examples, key=lambda example: (-int(lengths[example]), example)):
+    for example in _longest_first(examples, lengths):
         if groups and (len(groups[-1]) + 1) * int(lengths[groups[-1][0]]) <= budget_tokens:
             groups[-1].append(example)
         else:
             groups.append([example])
     return groups
+
+
+def _longest_first(examples: list[int], lengths: np.ndarray) -> list[int]:
+    return sorted(examples, key=lambda example: (-int(lengths[example]), example))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,54 +18,64 @@ from tunesmith.runs import durable
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
 
+KIND = "Checkpoint"
+STEP_FOLDER = re.compile(r"step-(\d{8})")
+
 
 @dataclass
 class TrainState:
-    """Everything a resume needs besides tensors. Order, dropout and rates follow from (seed, step) and are not here."""
+    """Everything a resume needs besides tensors. Order, dropout and rates follow from (seed, step) and are not here.
+
+    skipped: steps whose update was withheld. micro_batch to threads: what was chosen at the start and is not chosen anew.
+    """
 
     step: int = 0
     tokens: int = 0
+    validated_step: int = 0
     best_step: int | None = None
     best_loss: float | None = None
+    patience_loss: float | None = None
     evaluations_without_gain: int = 0
+    stopped_early: bool = False
     skipped: list[int] = field(default_factory=list)
     micro_batch: int | None = None
     gradient_checkpointing: bool | None = None
-    attention: str = ""
     precision: str = ""
+    attention: str = ""
     threads: int = 0
-    stopped_early: bool = False
 
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """weights: trainable weights by their full names. optimizer: the engine's state by "<slot>.<full name>"."""
+
     state: TrainState
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
 
 
 class Checkpoints:
-    """The checkpoints of one training, in the store as `<stage_key>-step-00000012`."""
+    """The checkpoints of one training: artifacts/checkpoint/<stage key>/step-00000012/."""
 
     def __init__(self, run: Run, keep: int) -> None:
-        self.run = run
-        self.prefix = f"{run.stage_key}-step-"
-        self.keep = keep
+        self.run, self.keep = run, keep
+        self.folder = run.store.folder(KIND, f"{run.stage_key}/step-00000000").parent
 
     def save(self, state: TrainState, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Artifact:
-        """Write, verify, publish; only then remove old ones. Raises ModelError TRN-001 rather than save a NaN."""
+        """Write, flush, read back, publish; only then remove old ones.
+
+        Raises ModelError TRN-001 rather than save a NaN, FileError when the disk is full (older ones stay).
+        """
         _refuse_non_finite(weights, state.step)
-        with self.run.store.create(
-            "Checkpoint",
-            f"{self.prefix}{state.step:08d}",
-            producer={"stage": "train", "key": self.run.stage_key, "step": state.step},
-        ) as draft:
-            save_file(weights, draft.path / "model.safetensors")
-            save_file(optimizer, draft.path / "optimizer.safetensors")
-            (draft.path / "state.json").write_text(json.dumps(asdict(state), indent=1))
-        self._remove_old(state)
+        producer = {"stage": "train", "key": self.run.stage_key, "step": state.step}
+        with self.run.store.create(KIND, self._id(state.step), producer=producer) as draft:
+            _write_tensors(draft.path / "model.safetensors", weights)
+            _write_tensors(draft.path / "optimizer.safetensors", optimizer)
+            durable.write_json(draft.path / "state.json", asdict(state))
         assert draft.artifact is not None
         self.run.record("train", "checkpoint/saved", state.step, step=state.step, unit="step")
+        self.run.flush_events()  # what the checkpoint has behind it must not be told again
+        self._remove_old(state.best_step)
         return draft.artifact
 
     def latest(self) -> Checkpoint | None:
@@ -75,8 +87,8 @@ class Checkpoints:
         return None
 
     def load(self, step: int) -> Checkpoint | None:
-        """One checkpoint, every hash checked; None when it is gone or damaged."""
-        artifact = self.run.store.find("Checkpoint", f"{self.prefix}{step:08d}", verify="hash")
+        """One checkpoint, every hash checked; None when it is gone or damaged (an event says so)."""
+        artifact = self.run.store.find(KIND, self._id(step), verify="hash")
         if artifact is None:
             return None
         state = TrainState(**json.loads((artifact.path / "state.json").read_bytes()))
@@ -85,19 +97,33 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint folder, ascending."""
-        root = self.run.store.root / "checkpoint"
-        names = [path.name for path in root.glob(f"{self.prefix}*")] if root.is_dir() else []
-        return sorted(int(name.rsplit("-", 1)[1]) for name in names if re.fullmatch(r"\d{8}", name.rsplit("-", 1)[1]))
+        """Steps that have a checkpoint folder, sound or not, ascending."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(int(match[1]) for name in names if (match := STEP_FOLDER.fullmatch(name)))
 
-    def _remove_old(self, state: TrainState) -> None:
-        newest = self.steps()[-self.keep :]
-        for step in self.steps():
-            if step not in newest and step != state.best_step:
-                durable.remove_folder(self._folder(step))
+    def _remove_old(self, best_step: int | None) -> None:
+        """All but the best and the newest `keep`; one with a missing or cut file does not count among these."""
+        newest_first = self.steps()[::-1]
+        num_sound = 0
+        for step in newest_first:
+            if num_sound < self.keep:
+                num_sound += self.run.store.find(KIND, self._id(step), verify="size") is not None
+            elif step != best_step:
+                durable.remove_folder(self.run.store.folder(KIND, self._id(step)))
 
-    def _folder(self, step: int) -> Path:
-        return self.run.store.folder("Checkpoint", f"{self.prefix}{step:08d}")
+    def _id(self, step: int) -> str:
+        return f"{self.run.stage_key}/step-{step:08d}"
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Into a draft folder: flushing, hashing and reading back are the store's. Raises FileError naming space."""
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    with durable.explain(path, needed=num_bytes):
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:  # wraps what the operating system said: "... (os error 28)"
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
 
 
 def _refuse_non_finite(weights: dict[str, Tensor], step: int) -> None:

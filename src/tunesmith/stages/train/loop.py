@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.modeling.dropout import StepContext
 from tunesmith.modeling.forward import collate, learned_logits
-from tunesmith.recipe import Recipe
+from tunesmith.recipe.tree import Train
 from tunesmith.runs.dataset import Dataset
 from tunesmith.stages.train.batches import Order, micro_batches, share
 from tunesmith.stages.train.engines import LocalEngine
@@ -22,9 +22,13 @@ from tunesmith.stages.train.schedule import rate_factor
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: mean over the step's learned tokens. rows: dataset indices of all its examples, over all processes."""
+    """What a step came to, over all processes.
 
-    step: int
+    loss: mean over the step's learned tokens. grad_norm: before clipping. finite: False when the update was withheld.
+    tokens: without padding. examples: dataset indices. stopping: some process was asked to stop.
+    """
+
+    number: int
     loss: float
     grad_norm: float
     finite: bool
@@ -32,62 +36,77 @@ class StepResult:
     tokens: int
     seconds: float
     examples: list[int]
+    stopping: bool
 
 
 class Loop:
-    """One optimizer step at a time.
+    """One optimizer step at a time; between two of them everything may be saved.
 
-    budget_tokens: padded tokens per micro-batch. autocast: number format of the forward pass, None for none.
+    budget_tokens: padded tokens per micro-batch. autocast: number format of the forward pass, None for that of the
+    weights. is_stopping: asked once per step.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        train: Train,
         dataset: Dataset,
         order: Order,
         model: nn.Module,
         engine: LocalEngine,
         context: StepContext,
+        *,
         budget_tokens: int,
-        autocast: torch.dtype | None,
+        autocast: torch.dtype | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.recipe, self.dataset, self.order = recipe, dataset, order
+        self.train, self.dataset, self.order = train, dataset, order
         self.model, self.engine, self.context = model, engine, context
-        self.budget_tokens, self.autocast = budget_tokens, autocast
+        self.budget_tokens, self.autocast, self.is_stopping = budget_tokens, autocast, is_stopping
         self.device = next(model.parameters()).device
         self.lengths = dataset.lengths()
         self.learned_weights = dataset.learned_weights()
 
-    def steps(self, first: int) -> Iterator[StepResult]:
-        """Steps `first` to the last; between two of them everything may be saved."""
-        for number in range(first, self.order.num_steps + 1):
-            yield self.step(number)
-
     def step(self, number: int) -> StepResult:
+        """Step `number`, from 1 to order.num_steps."""
         started = time.perf_counter()
         examples = self.order.step(number)
-        # Known before anything runs, and the same on every process: no example count has to travel.
+        # Known before anything runs and the same on every process, so no count has to travel.
         total_weight = float(self.learned_weights[examples].sum())
-        rate = self.recipe.train.learning_rate * rate_factor(self.recipe.train.schedule, number, self.order.num_steps)
+        rate = self.train.learning_rate * rate_factor(self.train.schedule, number, self.order.num_steps)
         self.engine.set_rate(rate)
 
         mine = share(examples, self.lengths, self.engine.rank, self.engine.world_size)
-        losses, tokens = [], 0
-        for group in micro_batches(mine, self.lengths, self.budget_tokens):
+        groups = micro_batches(mine, self.lengths, self.budget_tokens)
+        while True:  # again only where a loss scale was too high
+            loss, tokens = self.accumulate(number, groups, total_weight)
+            verdict = self.engine.step(loss, tokens, self.is_stopping())
+            if not verdict.again:
+                break
+        return StepResult(
+            number,
+            verdict.loss,
+            verdict.grad_norm,
+            verdict.finite,
+            rate,
+            verdict.tokens,
+            time.perf_counter() - started,
+            examples,
+            verdict.stopping,
+        )
+
+    def accumulate(self, number: int, groups: list[list[int]], total_weight: float) -> tuple[Tensor, int]:
+        """Add the gradients of this process's micro-batches. Returns their summed loss, on the device, and tokens."""
+        loss_sum, tokens = torch.zeros((), device=self.device), 0
+        for group in groups:
             batch = collate(self.dataset, group).to(self.device)
             self.context.set(number, batch.examples_B)
-            with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
+            with self.number_format():
                 logits_KV = learned_logits(self.model, batch)
             loss = sft_loss(logits_KV, batch.targets_K, batch.weights_K) / total_weight
             self.engine.backward(loss)
-            losses.append(loss.detach())
+            loss_sum += loss.detach()
             tokens += batch.num_tokens
+        return loss_sum, tokens
 
-        norm, finite = self.engine.step()
-        # The one host synchronisation of a step: all its scalars at once.
-        loss_sum = torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
-        loss_value, norm_value, finite_value = torch.stack([loss_sum.float(), norm.float(), finite.float()]).tolist()
-        loss_value = self.engine.total(loss_value)
-        return StepResult(
-            number, loss_value, norm_value, bool(finite_value), rate, tokens, time.perf_counter() - started, examples
-        )
+    def number_format(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()

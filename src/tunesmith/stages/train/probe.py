@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
-import numpy as np
 import torch
-from torch import nn
 
 from tunesmith.errors import ModelError
-from tunesmith.modeling.forward import collate, learned_logits
-from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
-from tunesmith.stages.train.objectives import sft_loss
+from tunesmith.stages.train.batches import share
+from tunesmith.stages.train.loop import Loop
+from tunesmith.stages.train.memory import PeakMemory
+
+OPTIMIZER_SLOTS = 2  # AdamW's two averages; they come with the first update, so the probe holds their room
 
 
-def fitting_micro_batch(model: nn.Module, dataset: Dataset, examples: list[int], asked: int, run: Run) -> int:
-    """The largest of asked, asked/2, ... that goes through; what was measured is recorded.
+def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -> int:
+    """The largest of asked, asked/2, ... that goes through on every process; what was measured is recorded.
 
-    Gradients of the probe are thrown away. Raises ModelError TRN-003 when a single longest row does not fit.
+    examples: all training examples. Gradients of the probe are thrown away, no weight changes.
+    Raises ModelError TRN-003 when a single longest row does not fit.
     """
-    longest = sorted(examples, key=lambda example: (-int(dataset.lengths()[example]), example))
-    device = next(model.parameters()).device
+    longest = share(examples, loop.lengths, 0, 1)
     micro_batch = max(1, min(asked, len(examples)))
     while True:
-        try:
-            started = time.perf_counter()
-            batch = collate(dataset, longest[:micro_batch]).to(device)
-            sft_loss(learned_logits(model, batch), batch.targets_K, batch.weights_K).backward()
-            run.record("train", "probe/seconds", round(time.perf_counter() - started, 4), unit="s")
+        memory, started = PeakMemory(loop.device), time.perf_counter()
+        fits = _goes_through(loop, longest[:micro_batch])
+        seconds, peak = time.perf_counter() - started, memory.peak()
+        (num_fitting,) = loop.engine.total(float(fits))
+        if num_fitting == loop.engine.world_size:
+            run.record("train", "probe/seconds", round(seconds, 4), unit="s")
+            run.record("train", "probe/peak_memory", peak, unit="bytes")
             run.record("train", "probe/micro_batch", micro_batch, unit="examples")
             return micro_batch
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if micro_batch == 1:
-                tokens = int(np.max(dataset.lengths()[longest[:1]]))
-                raise ModelError(
-                    "TRN-003",
-                    f"one row of {tokens} tokens does not fit into memory (row {dataset.row(longest[0])})",
-                    where="data.max_tokens",
-                    expected="a row that fits",
-                    fix="train.gradient_checkpointing: on, a smaller data.max_tokens, or adapter: lora",
-                ) from error
-            micro_batch //= 2
-        finally:
-            model.zero_grad(set_to_none=True)
+        if micro_batch == 1:
+            raise ModelError(
+                "TRN-003",
+                f"one row of {int(loop.lengths[longest[0]])} tokens does not fit into the memory of {loop.device}",
+                where=f"row {loop.dataset.row(longest[0])}",
+                expected="the longest training row, alone, to fit",
+                fix="train.gradient_checkpointing: on, a smaller data.max_tokens, adapter: lora, or a smaller model.base",
+            )
+        run.record("train", "probe/out_of_memory", micro_batch, unit="examples")
+        micro_batch //= 2
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "can't allocate memory" in str(error)
-        or "out of memory" in str(error)
-    )
+def _goes_through(loop: Loop, group: list[int]) -> bool:
+    trainable = [parameter for _, parameter in loop.engine.parameters]
+    reserve = []
+    try:
+        if loop.device.type == "cuda":
+            reserve = [torch.empty_like(parameter) for parameter in trainable for _ in range(OPTIMIZER_SLOTS)]
+        loop.accumulate(1, [group], total_weight=1.0)
+        if loop.device.type == "cuda":
+            torch.cuda.synchronize(loop.device)
+        return True
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        del reserve
+        loop.model.zero_grad(set_to_none=True)
+        if loop.device.type == "cuda":
+            gc.collect()  # the failed pass sits in reference cycles
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

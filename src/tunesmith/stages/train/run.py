@@ -1,4 +1,4 @@
-"""The story of training: model, adapter, order, resume; then steps, validations, checkpoints; then the result."""
+"""The story of training: the cast, the model, where we left off; then steps, validations, checkpoints; then the result."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import torch
 from torch import nn
 
 from tunesmith import hub
-from tunesmith.errors import DataError
-from tunesmith.modeling.adapters import ADAPTER, attach_lora, save_adapter
+from tunesmith.errors import DataError, FileError
+from tunesmith.hub import ModelFiles
+from tunesmith.modeling.adapters import attach_lora, save_adapter
 from tunesmith.modeling.dropout import StepContext
 from tunesmith.modeling.load import DTYPES, load_model, pick_device, resolve_attention, resolve_precision
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
-from tunesmith.scoring.perplexity import stream_perplexity
-from tunesmith.stages.train.batches import Order
+from tunesmith.scoring.perplexity import Perplexity, stream_perplexity
+from tunesmith.stages.train import INFO
+from tunesmith.stages.train.batches import Order, share
 from tunesmith.stages.train.checkpoint import Checkpoints, TrainState
 from tunesmith.stages.train.engines import LocalEngine, ReplicaEngine
 from tunesmith.stages.train.guards import note_non_finite, note_validation
@@ -31,132 +35,302 @@ from tunesmith.stages.train.optimizer import make_optimizer
 from tunesmith.stages.train.probe import fitting_micro_batch
 
 DEFAULT_MICRO_BATCH = 8  # where no plan was made: a stage that is run alone
-
-
-def externals(spec: Recipe, run: Run) -> dict[str, Any]:
-    """What training depends on besides the recipe and the Dataset: the base model's files."""
-    return {"base": hub.resolve(spec.model.base, spec.model.revision).fingerprint}
+VALIDATIONS_PER_RUN = 10
 
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
-    """Train on a Dataset. Returns {"model": Adapter (lora) or Model (full)}; goes on from the latest checkpoint."""
-    # --- the cast
-    engine = _engine(spec)
-    device = pick_device()
+    """Train on a Dataset. Returns {"model": Adapter (lora) or Model (full)}; goes on from the latest checkpoint.
+
+    Works alone or as one of several processes that torchrun started; the result is returned by the first one only.
+    """
+    engine = (ReplicaEngine if int(os.environ.get("WORLD_SIZE", "1")) > 1 else LocalEngine)(spec.train.max_grad_norm)
     run.is_writer = engine.rank == 0
-    memory = PeakMemory(device)
-    threads = _pin_threads(spec)
-    dataset = Dataset(inputs["dataset"].path)
-    train_examples = dataset.split("train")
-    validation_examples = dataset.split("validation").tolist()
-    _refuse_empty(dataset, train_examples)
-    order = Order.of(train_examples, spec.seed, spec.train)
+    try:
+        return Training(spec, inputs, run, engine).story()
+    finally:
+        engine.close()
 
-    # --- the model, as the plan (or the run that is resumed) chose it
-    checkpoints = Checkpoints(run, spec.train.keep_checkpoints)
-    resumed = checkpoints.latest()
-    state = resumed.state if resumed else TrainState()
-    choices = (run.plan or {}).get("choices", {})
-    state.precision = state.precision or resolve_precision(spec.model.precision, device)
-    state.attention = state.attention or resolve_attention(spec.model.attention, device)
-    if state.gradient_checkpointing is None:
-        asked = spec.train.gradient_checkpointing
-        state.gradient_checkpointing = (
-            choices.get("gradient_checkpointing", False) if asked == "auto" else asked == "on"
-        )
-    context = StepContext(spec.seed)
-    model = _model(spec, state, device, context)
-    scale_loss = state.precision == "fp16"
-    engine = _engine(spec, scale_loss) if scale_loss else engine
-    model = engine.wrap(model, lambda parameters: make_optimizer(parameters, spec.train))
-    if resumed:
-        engine.load_state(resumed.weights, resumed.optimizer)
-        run.record("train", "train/resumed", state.step, unit="step")
-        if state.threads != threads:
-            run.record("train", "train/threads_changed", [state.threads, threads], unit="threads")
-    state.threads = threads
-    if state.micro_batch is None:
-        state.micro_batch = _micro_batch(spec, model, dataset, train_examples.tolist(), choices, run)
 
-    # --- the steps
-    autocast = DTYPES[state.precision] if state.precision != "fp32" else None
-    budget_tokens = state.micro_batch * int(dataset.lengths()[train_examples].max())
-    loop = Loop(spec, dataset, order, model, engine, context, budget_tokens, autocast)
-    evaluate_every, save_every = _rhythm(spec, order.num_steps)
-    run.record("train", "train/steps", order.num_steps, unit="steps")
-    model.train()
-    if not state.stopped_early:
-        for result in loop.steps(state.step + 1):
-            state.step, state.tokens = result.step, state.tokens + round(engine.total(result.tokens))
-            _tell(run, result, state, dataset, engine)
-            last = result.step == order.num_steps
-            is_best = False
-            if validation_examples and (result.step % evaluate_every == 0 or last):
-                is_best = _validate(spec, run, model, dataset, validation_examples, state, autocast)
-            stopping = engine.total(float(run.stopping)) > 0
-            if is_best or last or stopping or state.stopped_early or result.step % save_every == 0:
-                _save(checkpoints, engine, state)
-            if stopping:
-                engine.close()
-                run.leave(f"after step {state.step} of {order.num_steps}")
-            if state.stopped_early:
-                run.record("train", "train/stopped_early", state.step, step=state.step, unit="step")
+class Training:
+    """One training on its way. `story` reads in order; the methods below it are its acts."""
+
+    spec: Recipe
+    run: Run
+    engine: LocalEngine  # one process or one of several
+    dataset: Dataset
+    train_examples: np.ndarray  # int64, those with something to learn
+    validation_examples: list[int]
+    order: Order  # which examples each step sees
+    checkpoints: Checkpoints
+    state: TrainState  # all that a resume needs besides tensors
+    loop: Loop  # the step
+    stopping: bool  # some process was asked to stop; all of them know at the same place
+
+    def __init__(self, spec: Recipe, inputs: Mapping[str, Artifact], run: Run, engine: LocalEngine) -> None:
+        self.spec, self.inputs, self.run, self.engine = spec, inputs, run, engine
+        self.device = pick_device()
+        self.memory = PeakMemory(self.device)
+        self.threads = _pin_threads(spec.train.threads)
+        self.dataset = Dataset(inputs["dataset"].path)
+        self.train_examples = self._learnable("train")
+        self.validation_examples = self._learnable("validation").tolist()
+        self.order = Order.of(self.train_examples, spec.seed, spec.train)
+        self.evaluate_every, self.save_every = _rhythm(spec, self.order.num_steps)
+        self.checkpoints = Checkpoints(run, spec.train.keep_checkpoints)
+        self.stopping = False
+
+    def story(self) -> dict[str, Artifact]:
+        resumed = self.checkpoints.latest()
+        self.state = state = resumed.state if resumed else TrainState()
+        self.files = hub.resolve(self.spec.model.base, self.spec.model.revision)
+        self._choose()
+        self._build()
+        if resumed:
+            self.engine.load_state(resumed.weights, resumed.optimizer)
+            self.run.record("train", "train/resumed", state.step, unit="step")
+            self._compare_threads()
+        state.threads = self.threads
+        self._fit_micro_batch()
+
+        self.run.record("train", "train/steps", self.order.num_steps, unit="steps")
+        saved_step = state.step
+        while True:
+            is_best = self._validation_due() and self._validate()
+            if self._save_due(is_best) and state.step != saved_step:
+                self._save()
+                saved_step = state.step
+            if self.stopping:
+                self.run.leave(f"after step {state.step} of {self.order.num_steps}")
+            if state.stopped_early or state.step == self.order.num_steps:
                 break
+            result = self.loop.step(state.step + 1)
+            self._tell(result)
 
-    # --- the result
-    run.record("train", "train/peak_memory", memory.peak(), unit="bytes")
-    if spec.train.keep == "best" and state.best_step not in (None, state.step):
-        best = checkpoints.load(state.best_step)
-        if best is None:
+        if state.stopped_early:
+            self.run.record("train", "train/stopped_early", state.step, step=state.step, unit="step")
+        self.run.record("train", "train/peak_memory", self.memory.peak(), unit="bytes")
+        result_step = self._take_best()
+        self.run.record("train", "train/result_step", result_step, unit="step")
+        return {"model": self._write_result(result_step)} if self.engine.rank == 0 else {}
+
+    # -------------------------------------------------------------------------------------------------- before step 1
+
+    def _learnable(self, split: str) -> np.ndarray:
+        """Examples of a split that have a token to learn. Raises DataError TRN-005 when no training row has one."""
+        examples = self.dataset.split(split)
+        learnable = examples[self.dataset.learned_weights()[examples] > 0]
+        if len(learnable) < len(examples):
+            self.run.record("train", f"{split}/nothing_to_learn", len(examples) - len(learnable), unit="rows")
+        if split == "train" and len(learnable) == 0:
             raise DataError(
+                "TRN-005",
+                f"{len(examples)} training rows, and no token of them is learned",
+                where="data",
+                expected="at least one row with an answer to learn",
+                fix="tunesmith explain ROW --run latest says what became of a row",
+            )
+        if split == "validation" and len(learnable) == 0:
+            self.run.record("train", "train/no_validation", "no validation rows: the last weights become the result")
+        return learnable
+
+    def _choose(self) -> None:
+        """Number format, attention and recomputation: as the recipe and the plan say, or as the resumed run chose."""
+        state, spec = self.state, self.spec
+        state.precision = state.precision or resolve_precision(spec.model.precision, self.device)
+        state.attention = state.attention or resolve_attention(spec.model.attention, self.device, state.precision)
+        if state.gradient_checkpointing is None:
+            asked = spec.train.gradient_checkpointing
+            planned = bool(self._planned("gradient_checkpointing", False))
+            state.gradient_checkpointing = planned if asked == "auto" else asked == "on"
+
+    def _planned(self, name: str, otherwise: Any) -> Any:
+        return (self.run.plan or {}).get("choices", {}).get(name, otherwise)
+
+    def _build(self) -> None:
+        """Model, optimizer and loop. After this all tensors are as they are before step 1."""
+        spec, state = self.spec, self.state
+        context = StepContext(spec.seed)
+        model = _model(spec, self.files, state, self.device, context)
+        state.attention = getattr(model.config, "_attn_implementation", None) or state.attention
+        model = self.engine.wrap(
+            model, lambda parameters: make_optimizer(parameters, spec.train), scale_loss=state.precision == "fp16"
+        )
+        self.loop = Loop(
+            spec.train,
+            self.dataset,
+            self.order,
+            model.train(),
+            self.engine,
+            context,
+            budget_tokens=0,
+            autocast=DTYPES[state.precision] if state.precision != "fp32" else None,
+            is_stopping=lambda: self.run.stopping,
+        )
+
+    def _compare_threads(self) -> None:
+        if self.state.threads != self.threads:
+            what = (
+                f"threads changed from {self.state.threads} to {self.threads}: last bits may differ from a straight run"
+            )
+            self.run.record("train", "train/threads_changed", what)
+
+    def _fit_micro_batch(self) -> None:
+        """How many of the longest rows go through the model at once; decided once per training."""
+        train, state = self.spec.train, self.state
+        most = -(-train.batch_size // self.engine.world_size)
+        longest = int(self.dataset.lengths()[self.train_examples].max())
+        if state.micro_batch is None and train.micro_batch != "auto":
+            state.micro_batch = min(train.micro_batch, most)
+        elif state.micro_batch is None:
+            asked = min(int(self._planned("micro_batch", DEFAULT_MICRO_BATCH)), most)
+            self.loop.budget_tokens = asked * longest
+            state.micro_batch = fitting_micro_batch(self.loop, self.train_examples.tolist(), asked, self.run)
+        self.loop.budget_tokens = state.micro_batch * longest
+
+    # ------------------------------------------------------------------------------------------------ between two steps
+
+    def _tell(self, result: StepResult) -> None:
+        """Into the state and the events. Raises ModelError TRN-002 after several withheld updates in a row."""
+        step, state = result.number, self.state
+        state.step, state.tokens, self.stopping = step, state.tokens + result.tokens, result.stopping
+        record = self.run.record
+        record("train", "train/loss", result.loss, step=step, unit="nats")
+        record("train", "train/learning_rate", result.rate, step=step)
+        record("train", "train/grad_norm", result.grad_norm, step=step)
+        record("train", "train/step_seconds", round(result.seconds, 4), step=step, unit="s")
+        record("train", "train/tokens_per_second", round(result.tokens / result.seconds, 1), step=step, unit="tokens/s")
+        if not result.finite:
+            rows = [self.dataset.row(example) for example in result.examples]
+            record("train", "train/nonfinite", rows, step=step, unit="rows")
+            note_non_finite(state, step, rows)
+
+    def _validation_due(self) -> bool:
+        """Asked again after a resume, so that a validation that a stop cut short is made up for."""
+        step = self.state.step
+        at_rhythm = step % self.evaluate_every == 0 or step == self.order.num_steps
+        return bool(self.validation_examples) and 0 < step != self.state.validated_step and at_rhythm
+
+    def _validate(self) -> bool:
+        """True when these weights are the best so far. A stop asked for meanwhile leaves at once, unvalidated."""
+        state = self.state
+        try:
+            found = self._validation_loss()
+        except _StopAsked:
+            self.stopping = True
+            return False
+        self.run.record("train", "validation/loss", found.loss, step=state.step, unit="nats")
+        self.run.record("train", "validation/perplexity", found.value, step=state.step)
+        is_best = note_validation(state, found.loss, self.spec.train.early_stopping)
+        if is_best:
+            self.run.record("train", "train/best", found.loss, step=state.step, unit="nats")
+        return is_best
+
+    def _validation_loss(self) -> Perplexity:
+        """Over all validation rows, divided over the processes; the same for every micro-batch."""
+        engine = self.engine
+
+        def stop_if_alone() -> None:  # of several processes none may leave while the others wait for its sum
+            if self.run.stopping and engine.world_size == 1:
+                raise _StopAsked
+
+        mine = share(self.validation_examples, self.loop.lengths, engine.rank, engine.world_size)
+        with self.loop.number_format():
+            part = stream_perplexity(
+                self.loop.model, self.dataset, mine, batch_tokens=self.loop.budget_tokens, on_batch=stop_if_alone
+            )
+        return Perplexity(*engine.total(part.nll_sum, part.weight))
+
+    def _save_due(self, is_best: bool) -> bool:
+        state = self.state
+        wanted = is_best and self.spec.train.keep == "best"
+        ends = self.stopping or state.stopped_early or state.step == self.order.num_steps
+        return wanted or ends or state.step % self.save_every == 0
+
+    def _save(self) -> None:
+        weights, optimizer = self.engine.whole_parameters(), self.engine.gather_state()
+        if self.engine.rank == 0:
+            self.checkpoints.save(self.state, weights, optimizer)
+        self.engine.total(0.0)  # nobody goes on before the checkpoint is true
+
+    # ------------------------------------------------------------------------------------------------------ the result
+
+    def _take_best(self) -> int:
+        """Put the weights that become the result in place; returns their step."""
+        best_step, step = self.state.best_step, self.state.step
+        if self.spec.train.keep == "last" or best_step is None or best_step == step:
+            return step
+        best = self.checkpoints.load(best_step)
+        if best is None:
+            raise FileError(
                 "TRN-004",
-                f"the best checkpoint (step {state.best_step}) is gone or damaged",
+                f"the best checkpoint (step {best_step}) is gone or damaged",
                 where="train.keep",
                 expected="the weights with the lowest validation loss",
-                fix="train.keep: last takes the last ones; or remove the checkpoints and train again",
+                fix=f"train.keep: last takes the last ones; or remove {self.checkpoints.folder} and train again",
             )
-        engine.load_state(best.weights, None)
-    run.record(
-        "train",
-        "train/result_step",
-        state.best_step if spec.train.keep == "best" and state.best_step else state.step,
-        unit="step",
+        self.engine.load_state(best.weights, None)
+        return best_step
+
+    def _write_result(self, result_step: int) -> Artifact:
+        spec, state, model = self.spec, self.state, self.loop.model
+        producer = {
+            "stage": INFO.name,
+            "version": INFO.version,
+            "recipe": spec.slice(INFO.keys),
+            "inputs": {name: artifact.id for name, artifact in self.inputs.items()},
+            "base": self.files.fingerprint,
+        }
+        notes = {
+            "steps": state.step,
+            "result_step": result_step,
+            "best_step": state.best_step,
+            "best_loss": state.best_loss,
+            "tokens": state.tokens,
+            "skipped": state.skipped,
+            "stopped_early": state.stopped_early,
+            "micro_batch": state.micro_batch,
+            "gradient_checkpointing": state.gradient_checkpointing,
+            "precision": state.precision,
+            "attention": state.attention,
+            "threads": state.threads,
+            "processes": self.engine.world_size,
+        }
+        kind = "Adapter" if isinstance(spec.adapter, Lora) else "Model"
+        with self.run.store.create(kind, self.run.stage_key, producer=producer, notes=notes) as draft:
+            if kind == "Adapter":
+                save_adapter(model, draft.path)
+            else:
+                model.config.use_cache = True
+                model.save_pretrained(draft.path)
+                _copy_tokenizer(self.files.path, draft.path)
+        assert draft.artifact is not None
+        return draft.artifact
+
+
+class _StopAsked(Exception):
+    """A stop was asked for in the middle of a validation."""
+
+
+def _pin_threads(asked: int | str) -> int:
+    """Bits depend on the number of threads, so it is fixed and recorded. auto: physical cores over processes here."""
+    if asked == "auto":
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = min(psutil.cpu_count(logical=False) or usable, usable)
+        asked = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(int(asked))
+    return int(asked)
+
+
+def _rhythm(spec: Recipe, num_steps: int) -> tuple[int, int]:
+    """Steps between validations and between saves."""
+    train = spec.train
+    evaluate_every = (
+        max(1, num_steps // VALIDATIONS_PER_RUN) if train.evaluate_every == "auto" else train.evaluate_every
     )
-    artifact = _result(spec, inputs, run, model, state) if engine.rank == 0 else None
-    engine.close()
-    return {"model": artifact} if artifact else {}
+    return evaluate_every, evaluate_every if train.save_every == "auto" else train.save_every
 
 
-# ---------------------------------------------------------------------------------------------------- before step 1
-
-
-def _engine(spec: Recipe, scale_loss: bool = False) -> LocalEngine:
-    replicas = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return (ReplicaEngine if replicas else LocalEngine)(spec.train.max_grad_norm, scale_loss)
-
-
-def _pin_threads(spec: Recipe) -> int:
-    """Bits depend on the number of threads, so it is fixed and recorded."""
-    threads = spec.train.threads
-    if threads == "auto":
-        threads = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(threads)
-    return threads
-
-
-def _refuse_empty(dataset: Dataset, examples: Any) -> None:
-    if len(examples) == 0 or dataset.learned_weights()[examples].sum() == 0:
-        raise DataError(
-            "TRN-005",
-            f"{len(examples)} training rows, and no token of them is learned",
-            where="data",
-            expected="at least one row with an answer to learn",
-            fix="tunesmith explain ROW --run latest says what became of a row",
-        )
-
-
-def _model(spec: Recipe, state: TrainState, device: torch.device, context: StepContext) -> nn.Module:
-    files = hub.resolve(spec.model.base, spec.model.revision)
+def _model(spec: Recipe, files: ModelFiles, state: TrainState, device: torch.device, context: StepContext) -> nn.Module:
     # Full fine-tuning below fp32 keeps fp32 weights and computes in the lower format; frozen weights need no such copy.
     dtype = state.precision if isinstance(spec.adapter, Lora) else "fp32"
     model = load_model(files, dtype=dtype, attention=state.attention, device=device)
@@ -164,107 +338,8 @@ def _model(spec: Recipe, state: TrainState, device: torch.device, context: StepC
     if state.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if isinstance(spec.adapter, Lora):
-        model = attach_lora(model, spec.adapter, spec.seed, context)
-        model.peft_config[ADAPTER].base_model_name_or_path = spec.model.base
-    else:
-        model.requires_grad_(True)
-    return model
-
-
-def _micro_batch(
-    spec: Recipe, model: nn.Module, dataset: Dataset, examples: list[int], choices: dict[str, Any], run: Run
-) -> int:
-    if spec.train.micro_batch != "auto":
-        return min(spec.train.micro_batch, spec.train.batch_size)
-    asked = min(int(choices.get("micro_batch", DEFAULT_MICRO_BATCH)), spec.train.batch_size)
-    return fitting_micro_batch(model, dataset, examples, asked, run)
-
-
-def _rhythm(spec: Recipe, num_steps: int) -> tuple[int, int]:
-    """Steps between validations and between saves."""
-    every = spec.train.evaluate_every
-    evaluate_every = max(1, num_steps // 10) if every == "auto" else every
-    return evaluate_every, evaluate_every if spec.train.save_every == "auto" else spec.train.save_every
-
-
-# ------------------------------------------------------------------------------------------------- between two steps
-
-
-def _tell(run: Run, result: StepResult, state: TrainState, dataset: Dataset, engine: LocalEngine) -> None:
-    step = result.step
-    run.record("train", "train/loss", result.loss, step=step, unit="nats")
-    run.record("train", "train/learning_rate", result.rate, step=step)
-    run.record("train", "train/grad_norm", result.grad_norm, step=step)
-    run.record("train", "train/step_seconds", round(result.seconds, 4), step=step, unit="s")
-    run.record(
-        "train",
-        "train/tokens_per_second",
-        round(result.tokens * engine.world_size / result.seconds, 1),
-        step=step,
-        unit="tokens/s",
-    )
-    if not result.finite:
-        rows = [dataset.row(example) for example in result.examples]
-        run.record("train", "train/nonfinite", rows, step=step, unit="rows")
-        note_non_finite(state, step, rows)
-
-
-def _validate(
-    spec: Recipe,
-    run: Run,
-    model: nn.Module,
-    dataset: Dataset,
-    examples: list[int],
-    state: TrainState,
-    autocast: torch.dtype | None,
-) -> bool:
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, autocast, enabled=autocast is not None):
-        found = stream_perplexity(model, dataset, examples)
-    run.record("train", "validation/loss", found.loss, step=state.step, unit="nats")
-    run.record("train", "validation/perplexity", found.value, step=state.step)
-    return note_validation(state, found.loss, spec.train.early_stopping)
-
-
-def _save(checkpoints: Checkpoints, engine: LocalEngine, state: TrainState) -> None:
-    weights, optimizer = engine.whole_parameters(), engine.gather_state()
-    if engine.rank == 0:
-        checkpoints.save(state, weights, optimizer)
-    engine.total(0.0)  # nobody goes on before the checkpoint is true
-
-
-# ------------------------------------------------------------------------------------------------------- the result
-
-
-def _result(spec: Recipe, inputs: Mapping[str, Artifact], run: Run, model: nn.Module, state: TrainState) -> Artifact:
-    is_lora = isinstance(spec.adapter, Lora)
-    producer = {
-        "stage": "train",
-        "recipe": spec.slice(("seed", "model", "adapter", "train")),
-        "inputs": {name: artifact.id for name, artifact in inputs.items()},
-    }
-    notes = {
-        "steps": state.step,
-        "best_step": state.best_step,
-        "best_loss": state.best_loss,
-        "tokens": state.tokens,
-        "skipped": state.skipped,
-        "micro_batch": state.micro_batch,
-        "gradient_checkpointing": state.gradient_checkpointing,
-        "precision": state.precision,
-        "attention": state.attention,
-        "threads": state.threads,
-        "stopped_early": state.stopped_early,
-    }
-    with run.store.create("Adapter" if is_lora else "Model", run.stage_key, producer=producer, notes=notes) as draft:
-        if is_lora:
-            save_adapter(model, draft.path)
-        else:
-            model.config.use_cache = True
-            model.save_pretrained(draft.path)
-            _copy_tokenizer(hub.resolve(spec.model.base, spec.model.revision).path, draft.path)
-    assert draft.artifact is not None
-    return draft.artifact
+        return attach_lora(model, spec.adapter, spec.seed, context, base_name=spec.model.base)
+    return model.requires_grad_(True)
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
