@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -70,34 +69,36 @@ def post(endpoint):
     return send
 
 
-def greedy_of_transformers(model_dir: Path, prompt: list[int], count: int) -> list[int]:
+def greedy_of_transformers(model_dir: Path, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """Greedy answers of `generate`, one prompt at a time, without the stop token."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_dir)
-    made = model.generate(torch.tensor([prompt]), max_new_tokens=count, do_sample=False, use_cache=True)
-    return made[0, len(prompt) :].tolist()
+    stop = model.config.eos_token_id
+    made = []
+    for prompt in prompts:
+        whole = model.generate(torch.tensor([prompt]), max_new_tokens=count, do_sample=False)[0].tolist()
+        made.append([item for item in whole[len(prompt) :] if item != stop])
+    return made
 
 
 def test_greedy_answers_equal_those_of_transformers_generate(client, endpoint, model_dir: Path) -> None:
+    from tunesmith.stages.serve.gate import encode_turns
+
     questions = [
         [{"role": "user", "content": f"{word} number {index}"}] for index, word in enumerate(("fox", "dog", "lazy"))
     ]
-    answers = set()
-    for messages in questions:
+    prompts = [encode_turns(endpoint.gate.served.tokenizer, tuple(messages)) for messages in questions]
+    expected = greedy_of_transformers(model_dir, prompts, 24)
+    assert len(set(map(tuple, expected))) == 3, "the answers must differ for the comparison to mean anything"
+    for messages, prompt, ids in zip(questions, prompts, expected, strict=True):
         reply = client.chat.completions.create(
             model="speaker", messages=messages, temperature=0, max_tokens=24, extra_body={"return_token_ids": True}
         )
-        from tunesmith.stages.serve.gate import encode_turns
-
-        prompt = encode_turns(endpoint.gate.served.tokenizer, tuple(messages))
-        expected = greedy_of_transformers(model_dir, prompt, 24)
-        stops = set(endpoint.gate.served.tokenizer.stop_ids)
-        assert reply.choices[0].token_ids == [item for item in expected if item not in stops]
-        assert reply.choices[0].finish_reason == ("stop" if expected[-1] in stops else "length")
+        assert reply.choices[0].token_ids == ids
+        assert reply.choices[0].finish_reason == ("length" if len(ids) == 24 else "stop")
         assert reply.usage.prompt_tokens == len(prompt)
-        answers.add(reply.choices[0].message.content)
-    assert len(answers) == 3, "the answers must differ for the comparison to mean anything"
 
 
 def test_a_streamed_answer_is_the_same_text_in_pieces(client) -> None:
@@ -259,23 +260,26 @@ def test_max_tokens_above_the_limit_is_clamped_not_refused(client, endpoint) -> 
     assert reply.usage.completion_tokens <= 200
 
 
-def test_a_full_queue_answers_429_and_frees_its_places(endpoint, client, post) -> None:
-    with contextlib.ExitStack() as stack:
-        for _ in range(QUEUE):
-            stream = client.chat.completions.create(
-                model="speaker", messages=QUESTION, temperature=2, max_tokens=400, stream=True
-            )
-            stack.enter_context(stream)
-            next(iter(stream))
-        # A finished answer would free its place: hold them where they are.
-        assert endpoint.gate.in_flight <= QUEUE
-        before, endpoint.gate.in_flight = endpoint.gate.in_flight, QUEUE
-        refused = post({"model": "speaker", "messages": QUESTION})
-        endpoint.gate.in_flight -= QUEUE - before
+def test_a_full_queue_answers_429_and_a_free_place_takes_the_next(endpoint, post) -> None:
+    from tunesmith.stages.serve.gate import Place
+
+    body = {"model": "speaker", "messages": QUESTION, "max_tokens": 1}
+    held = [Place(endpoint.gate) for _ in range(QUEUE)]  # as requests that are still being answered
+    refused = post(body)
     assert refused.status_code == 429
     assert refused.headers["Retry-After"] == "1"
-    wait_until(lambda: endpoint.gate.in_flight == 0, "clients that left gave their places back")
-    assert post({"model": "speaker", "messages": QUESTION, "max_tokens": 1}).status_code == 200
+    assert refused.json()["error"]["code"] == "queue_full"
+    held[0].leave()
+    assert post(body).status_code == 200
+    for place in held:
+        place.leave()
+    assert endpoint.gate.in_flight == 0
+
+
+def test_a_client_that_leaves_ends_its_request_and_gives_its_place_back(endpoint, client) -> None:
+    with client.chat.completions.create(model="speaker", messages=QUESTION, temperature=2, stream=True) as stream:
+        next(iter(stream))
+    wait_until(lambda: endpoint.gate.in_flight == 0, "the place is free again")
 
 
 def wait_until(condition, what: str, timeout_s: float = 10) -> None:
@@ -325,20 +329,17 @@ def test_one_message_needs_no_terminal_and_a_wrong_token_is_told(endpoint) -> No
 
 def test_questions_asked_through_the_client_get_the_answers_of_evaluation(endpoint, client, model_dir: Path) -> None:
     from tunesmith.hub import resolve
-    from tunesmith.modeling.load import load_model
-    from tunesmith.scoring.generation import generate_greedy
-    from tunesmith.scoring.items import Item
     from tunesmith.stages.serve.gate import encode_turns
     from tunesmith.stages.serve.parity import LogitMargin, Question, ask_all, compare
     from tunesmith.text.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(resolve(str(model_dir), None), "auto")
     chats = [[{"role": "user", "content": f"question {index} about the dog"}] for index in range(QUEUE)]
-    items = [Item(row, "test", turns, "", encode_turns(tokenizer, tuple(turns))) for row, turns in enumerate(chats)]
-    answers = generate_greedy(load_model(model_dir), tokenizer, items, max_new_tokens=20, batch_size=4)
+    prompts = [encode_turns(tokenizer, tuple(turns)) for turns in chats]
+    expected = greedy_of_transformers(model_dir, prompts, 20)
     questions = [
-        Question(item.row, "test", list(item.messages), answer.text, answer.ids, answer.finish)
-        for item, answer in zip(items, answers, strict=True)
+        Question(row, "test", turns, tokenizer.decode(ids), ids, "length")
+        for row, (turns, ids) in enumerate(zip(chats, expected, strict=True))
     ]
     counted: list[int] = []
     served = ask_all(client, "speaker", questions, 20, on_answer=counted.append, check=endpoint.engine.check)

@@ -6,7 +6,7 @@ from tunesmith.runs.stage import StageInfo
 
 INFO = StageInfo(
     name="serve",
-    needs=("dataset", "export", "evaluation"),
+    needs=("export", "evaluation"),
     makes=("parity",),
     version=1,
     # Where it listens (host, port) does not change what it answers.

@@ -57,15 +57,10 @@ def load_questions(answers: Path, limit: int) -> list[Question]:
     with answers.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     questions = [
-        Question(row["row"], row["part"], row["messages"], row["tuned"], list(row["tuned_ids"]), _tuned_finish(row))
+        Question(row["row"], row["part"], row["messages"], row["tuned"], list(row["tuned_ids"]), row["finish"])
         for row in rows
     ]
     return sorted(questions, key=lambda item: hashlib.sha256(f"{item.part}:{item.row}".encode()).hexdigest())[:limit]
-
-
-def _tuned_finish(row: dict[str, Any]) -> str:
-    finish = row["finish"]
-    return finish["tuned"] if isinstance(finish, dict) else finish
 
 
 def ask_all(
@@ -82,6 +77,8 @@ def ask_all(
     on_answer: told the number answered so far. check: called often; what it raises ends the asking.
     Raises: ModelError SRV-006 when the endpoint refuses a prompt that evaluation answered.
     """
+    if not questions:
+        return []
     with ThreadPoolExecutor(min(CONCURRENT, len(questions))) as pool:
         waiting: dict[Future[Served], int] = {
             pool.submit(_ask, client, model, item, max_tokens): index for index, item in enumerate(questions)
@@ -149,13 +146,19 @@ def compare(questions: Sequence[Question], served: Sequence[Served], precision: 
         "n": len(questions),
         "equal": equal,
         "identical": len(questions) - len(differences),
-        "share": equal / len(questions),
+        "share": equal / len(questions) if questions else None,
         "max_abs_logit_difference": None,
         "tolerance": ROUNDING_STEPS * ROUNDING[precision] if precision in ROUNDING else 0.0,
         "rule": rule(precision),
-        "verdict": "different" if different else "within tolerance" if differences else "equal",
+        "verdict": verdict(len(questions), different, len(differences)),
         "differences": differences[:SHOWN],
     }
+
+
+def verdict(asked: int, different: int, not_identical: int) -> str:
+    if not asked:
+        return "not compared"  # nothing was held out, and the recipe's gate does not mind
+    return "different" if different else "within tolerance" if not_identical else "equal"
 
 
 def rule(precision: str) -> str:

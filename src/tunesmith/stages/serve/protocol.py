@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.stages.serve.limits import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_STRING_CHARACTERS, Refusal
+from tunesmith.text.example import ROLES
 
-ROLES = ("system", "user", "assistant")
 # Accepted and without effect on the answer.
 BOOKKEEPING = {
     "user",
@@ -157,7 +157,7 @@ def _message(item: Any, where: str) -> Turn:
     role = "system" if item.get("role") == "developer" else item.get("role")
     if role not in ROLES:
         raise _bad(f"{where}.role", f"{where}.role is {json.dumps(role)[:80]}; expected one of {', '.join(ROLES)}.")
-    for field in set(item) - {"role", "content", "name", "refusal", "annotations", "audio"}:
+    for field in set(item) - {"role", "content", "name", "refusal", "annotations", "audio", "tool_call_id"}:
         if item[field]:
             raise _bad(f"{where}.{field}", f"{where}.{field} is not supported by this server.", "unsupported_parameter")
     return {"role": role, "content": _content(item.get("content"), f"{where}.content")}

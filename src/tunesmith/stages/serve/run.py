@@ -15,6 +15,7 @@ from typing import Any
 from openai import OpenAI
 
 from tunesmith.errors import GateError, ModelError, UsageError
+from tunesmith.modeling.load import pick_device, resolve_precision
 from tunesmith.recipe import Recipe
 from tunesmith.recipe.tree import Serve
 from tunesmith.runs import durable
@@ -38,7 +39,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     obey_gate(evaluation)
     model = inputs["export"].path
     questions = load_questions(inputs["evaluation"].path / "answers.jsonl", spec.serve.parity_items)
-    asked_tokens = evaluation.get("settings", {}).get("max_new_tokens", spec.evaluate.max_new_tokens)
+    asked_tokens = spec.evaluate.max_new_tokens
     # The proof is about answers as evaluation made them, so the endpoint's own bound on length may not cut them; and it
     # stays on loopback whatever the recipe says, on a port of its own.
     serve = open_for(spec.serve, host="127.0.0.1", port=0, max_new_tokens=max(spec.serve.max_new_tokens, asked_tokens))
@@ -58,7 +59,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
         seconds = time.monotonic() - started
     run.record("serve", "answer_seconds", seconds, unit="s")
 
-    precision = lower_precision(stored_precision(model), evaluation.get("settings", {}).get("precision", "fp32"))
+    precision = lower_precision(stored_precision(model), resolve_precision(spec.model.precision, pick_device()))
     parity = compare(questions, served, precision, LogitMargin(model, precision))
     parity["settings"] = {
         "precision": precision,
