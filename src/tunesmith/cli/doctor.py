@@ -1,0 +1,38 @@
+"""`tunesmith doctor`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from tunesmith.cli.options import workspace_option
+
+
+@click.command("doctor")
+@workspace_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def command(workspace: Path, as_json: bool) -> None:
+    """Say what this machine has: versions, hardware, attention, disk; and what is missing, with the line that installs it."""
+    from tunesmith import api
+    from tunesmith.units import format_bytes
+
+    found = api.doctor(workspace=workspace)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    click.echo(
+        f"python {found['python']}  "
+        + "  ".join(f"{name} {version or '(absent)'}" for name, version in found["packages"].items())
+    )
+    machine = found["hardware"]
+    gpus = ", ".join(f"{gpu['name']} {format_bytes(gpu['memory_bytes'])}" for gpu in machine.get("gpus", ())) or "none"
+    click.echo(
+        f"cores {machine.get('cores')}  memory {format_bytes(machine.get('ram_bytes', 0))}, {format_bytes(machine.get('ram_available_bytes', 0))} free  GPUs: {gpus}"
+    )
+    click.echo(f"attention: {', '.join(found['attention'])}  free disk: {format_bytes(found['free_disk_bytes'])}")
+    for name, line in found["missing"].items():
+        click.echo(f"missing for {name}: {line}")
+    if not found["missing"]:
+        click.echo("nothing is missing")

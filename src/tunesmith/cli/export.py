@@ -1,0 +1,22 @@
+"""`tunesmith export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.cli.options import carry_out, pipeline_options
+
+
+@click.command("export")
+@pipeline_options
+@click.option(
+    "--to", type=click.Path(path_type=Path), help="Also copy the merged model into this folder, every hash checked."
+)
+def command(to: Path | None, **options: Any) -> None:
+    """Write the merged model and the adapter, proven equal to what was trained. Refuses when the gate says hold."""
+    carry_out("export", to=to, **options)
+    if to and not options["as_json"]:
+        click.echo(f"model:  {to}")

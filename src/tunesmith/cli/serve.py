@@ -1,0 +1,41 @@
+"""`tunesmith serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith.cli.options import workspace_option
+
+
+@click.command("serve")
+@click.argument("target", type=str)
+@workspace_option
+@click.option("--host", help="Address to listen on; anything but loopback needs a token of at least 32 characters.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 picks a free one.")
+@click.option(
+    "--token",
+    envvar="TUNESMITH_TOKEN",
+    help="What clients must send; made and shown when not given. Also read from TUNESMITH_TOKEN.",
+)
+def command(target: str, workspace: Path, host: str | None, port: int | None, token: str | None) -> None:
+    """Keep an OpenAI-compatible endpoint for TARGET: a run (or "latest"), its recipe, or a model folder. Ctrl-C ends it."""
+    from tunesmith import api
+
+    def ready(endpoint: Any, token_file: Path | None) -> None:
+        click.echo(f"serving {endpoint.name} at {endpoint.url}")
+        click.echo(f"token:  {endpoint.token}" if token is None else "token:  the one you gave")
+        click.echo(f'try:    curl {endpoint.url}/models -H "Authorization: Bearer $TOKEN"')
+        click.echo("Ctrl-C finishes what is in flight and ends it")
+
+    api.serve(
+        target,
+        workspace=workspace,
+        host=host,
+        port=port,
+        token=token,
+        on_ready=ready,
+        on_phase=lambda phase: click.echo(f"  {phase}", err=True),
+    )
