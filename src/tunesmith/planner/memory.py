@@ -1,0 +1,80 @@
+"""Peak memory by part, for one micro-batch of the longest rows.
+
+On the CPU the figure is the growth of the training process after its imports. Constants marked "fitted" come from
+benchmarks/results/planner.json (date and machine there); everything else is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunesmith.planner.shapes import Shape
+from tunesmith.recipe import Lora, Recipe
+from tunesmith.units import MIB
+
+WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
+CPU_FIXED = 60 * MIB  # fitted: thread pools, kernels and the allocator's own books
+ACTIVATION_FACTOR = 1.0  # fitted: what the block saves beyond the tensors counted below
+CPU_BAND, GPU_BAND = 0.2, 0.25
+LOGIT_COPIES = 3.0  # logits in fp32, their log-softmax and its gradient
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes of each part at the peak of a step."""
+
+    weights: float
+    adapter: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    workspace: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.__dict__.values())
+
+
+def peak(
+    spec: Recipe,
+    shape: Shape,
+    *,
+    precision: str,
+    micro_batch: int,
+    num_tokens: int,
+    learned_tokens: int,
+    checkpointing: bool,
+    on_cpu: bool,
+) -> Parts:
+    """num_tokens: of the longest row; learned_tokens: of them, the most that are learned."""
+    width = WIDTH[precision]
+    is_lora = isinstance(spec.adapter, Lora)
+    trainable = shape.trainable(spec)
+    states = 2 if spec.train.optimizer.type == "adamw" else int(spec.train.optimizer.momentum > 0)
+    tokens = micro_batch * num_tokens
+    layer = tokens * _layer_values(shape, is_lora) * width * ACTIVATION_FACTOR
+    if checkpointing:
+        activations = tokens * shape.hidden * width * shape.num_layers + layer
+    else:
+        activations = layer * shape.num_layers
+    return Parts(
+        weights=shape.parameters * (width if is_lora else 4),
+        adapter=trainable * 4 if is_lora else 0.0,
+        gradients=trainable * 4,
+        optimizer=trainable * 4 * states,
+        activations=activations,
+        logits=micro_batch * learned_tokens * shape.vocabulary * 4 * LOGIT_COPIES,
+        workspace=CPU_FIXED if on_cpu else 600 * MIB,
+    )
+
+
+def _layer_values(shape: Shape, is_lora: bool) -> float:
+    """Numbers per token that one block keeps for the way back.
+
+    Two norms keep their input and its scaled copy (4 D); attention its input, q, k, v, the rotated q and k, its output
+    (D + 3 Q + 3 KV); the feed-forward its input, gate, its activation, up and their product (D + 4 F). Weights that are
+    trained keep their inputs as well, which are these tensors.
+    """
+    values = 6 * shape.hidden + 3 * shape.q_width + 3 * shape.kv_width + 4 * shape.feed_forward
+    return values + (shape.q_width + shape.kv_width if is_lora else 0)
