@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from tunesmith import launch
 from tunesmith.errors import DataError, InterruptedRun, StoppedError
 from tunesmith.recipe import parse_recipe
 from tunesmith.runs.run import Run
+from tunesmith.runs.store import Artifact
 
 ENTRY = """
 import os, signal, time
@@ -51,22 +56,75 @@ def run(spec, inputs, run):
 """
 
 
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[Run, Callable[[], dict]]]:
-    """A Run whose two processes do what its name says, and the function that launches them."""
-    (tmp_path / "launched_entry.py").write_text(ENTRY)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+WORDS = ("reduce", "fail", "kill", "stop", "orphan")
+LAUNCHER = """
+import sys
+from tunesmith import launch
+from tunesmith.runs.run import Run
+run = Run.open(sys.argv[1])
+run.stage_key = "f00d"
+launch.train(run.recipe, run, {"dataset": run.store.find("Dataset", "abc")}, 2, entry="launched_entry")
+"""
 
-    def prepare(word: str) -> tuple[Run, Callable[[], dict]]:
-        spec = parse_recipe(f"name: {word}\ndata: {{sources: rows.jsonl}}\ntrain: {{threads: 1, processes: 2}}")
-        run = Run.open_or_create(tmp_path / "work", spec)
-        run.stage_key = "f00d"
-        with run.store.create("Dataset", "abc", producer={}) as draft:
-            (draft.path / "tokens").write_text("tokens")
-        run.record("run", "run/started", word)
-        return run, lambda: launch.train(spec, run, {"dataset": draft.artifact}, 2, entry="launched_entry")  # type: ignore[dict-item]
 
-    return prepare
+@dataclass
+class Ended:
+    """How a launch ended: what it made or raised, and the events its listeners heard."""
+
+    run: Run
+    heard: list[str] = field(default_factory=list)
+    outputs: dict[str, Artifact] = field(default_factory=dict)
+    error: BaseException | None = None
+
+
+def make_run(word: str, workspace: Path) -> Run:
+    spec = parse_recipe(f"name: {word}\ndata: {{sources: rows.jsonl}}\ntrain: {{threads: 1, processes: 2}}")
+    run = Run.open_or_create(workspace, spec)
+    run.stage_key = "f00d"
+    with run.store.create("Dataset", "abc", producer={}) as draft:
+        (draft.path / "tokens").write_text("tokens")
+    run.record("run", "run/started", word)
+    return run
+
+
+def wait_for_training(run: Run) -> None:
+    deadline = time.monotonic() + 60
+    while not any(event.name == "train/loss" for event in run.events()):
+        assert time.monotonic() < deadline, "training did not start"
+        time.sleep(0.05)
+
+
+def carry_out(word: str, workspace: Path) -> Ended:
+    """Launches two processes that do what the word says."""
+    run = make_run(word, workspace)
+    if word == "orphan":  # a launcher of its own, killed in the middle
+        launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(run.path)])
+        wait_for_training(run)
+        launcher.kill()
+        launcher.wait()
+        return Ended(run)
+    ended = Ended(run)
+    run.listeners.append(lambda event: ended.heard.append(event.name))
+    if word == "stop":
+        threading.Thread(target=lambda: (wait_for_training(run), run.stop(signal.SIGTERM)), daemon=True).start()
+    inputs = {"dataset": run.store.find("Dataset", "abc")}
+    try:
+        ended.outputs = launch.train(run.recipe, run, inputs, 2, entry="launched_entry")  # type: ignore[arg-type]
+    except Exception as error:
+        ended.error = error
+    return ended
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]:
+    """All launches, side by side: most of their time is the import of torch by torchrun."""
+    folder = tmp_path_factory.mktemp("launch")
+    (folder / "launched_entry.py").write_text(ENTRY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
+        with ThreadPoolExecutor(len(WORDS)) as pool:
+            jobs = {word: pool.submit(carry_out, word, folder / word) for word in WORDS}
+            yield {word: job.result() for word, job in jobs.items()}
 
 
 def is_alive(pid: int) -> bool:
@@ -78,8 +136,9 @@ def is_alive(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until_gone(run: Run) -> None:
-    pids = [int(path.read_text()) for path in (run.path / "launch").glob("rank-*.pid")]
+@pytest.mark.parametrize("word", WORDS)
+def test_no_process_is_left_behind(ended: dict[str, Ended], word: str) -> None:
+    pids = [int(path.read_text()) for path in (ended[word].run.path / "launch").glob("rank-*.pid")]
     assert len(pids) == 2
     deadline = time.monotonic() + 10
     while any(map(is_alive, pids)):
@@ -87,45 +146,31 @@ def wait_until_gone(run: Run) -> None:
         time.sleep(0.05)
 
 
-def test_two_processes_make_one_artifact_and_one_of_them_tells(start: Callable) -> None:
-    run, train = start("reduce")
-    heard = []
-    run.listeners.append(heard.append)
-    (model,) = train().values()
-    assert (model.path / "text").read_text() == "3 with 1 threadabc"
-    assert [event.name for event in heard] == ["train/loss"]
-    assert [event.name for event in run.events()] == ["run/started", "train/loss"]
-    wait_until_gone(run)
+def test_two_processes_make_one_artifact_and_one_of_them_tells(ended: dict[str, Ended]) -> None:
+    one = ended["reduce"]
+    assert one.error is None
+    assert (one.outputs["model"].path / "text").read_text() == "3 with 1 threadabc"
+    assert one.heard == ["train/loss"]
+    assert [event.name for event in one.run.events()] == ["run/started", "train/loss"]
 
 
-def test_the_error_of_the_failing_rank_is_raised_with_its_exit_status(start: Callable) -> None:
-    run, train = start("fail")
-    with pytest.raises(
-        DataError, match=r"(?s)DAT-999 rows\.jsonl:7: row 7 has nothing to learn.*try: mend it"
-    ) as caught:
-        train()
-    assert caught.value.exit_status == 65
-    wait_until_gone(run)
+def test_the_error_of_the_failing_rank_is_raised_with_its_exit_status(ended: dict[str, Ended]) -> None:
+    error = ended["fail"].error
+    assert isinstance(error, DataError)
+    assert str(error).startswith("DAT-999 rows.jsonl:7: row 7 has nothing to learn")
+    assert "try: mend it" in str(error)
+    assert error.exit_status == 65
 
 
-def test_a_killed_process_is_told_by_rank_and_ends_the_others(start: Callable) -> None:
-    run, train = start("kill")
-    with pytest.raises(StoppedError, match="RUN-031 .*training process of rank 1 was killed by SIGKILL"):
-        train()
-    wait_until_gone(run)
+def test_a_killed_process_is_told_by_rank_and_ends_the_others(ended: dict[str, Ended]) -> None:
+    error = ended["kill"].error
+    assert isinstance(error, StoppedError)
+    assert "RUN-031" in str(error)
+    assert "the training process of rank 1 was killed by SIGKILL" in str(error)
 
 
-def test_a_stop_reaches_all_processes_and_waits_for_the_one_that_saves(start: Callable) -> None:
-    run, train = start("stop")
-
-    def stop_when_training() -> None:
-        while not any(event.name == "train/loss" for event in run.events()):
-            time.sleep(0.05)
-        run.stop(signal.SIGTERM)
-
-    threading.Thread(target=stop_when_training, daemon=True).start()
-    with pytest.raises(InterruptedRun, match="RUN-001 stopped by SIGTERM") as caught:
-        train()
-    assert caught.value.exit_status == 143
-    assert "checkpoint/saved" in [event.name for event in run.events()]
-    wait_until_gone(run)
+def test_a_stop_reaches_all_processes_and_waits_for_the_one_that_saves(ended: dict[str, Ended]) -> None:
+    error = ended["stop"].error
+    assert isinstance(error, InterruptedRun)
+    assert error.exit_status == 143
+    assert "checkpoint/saved" in ended["stop"].heard

@@ -202,7 +202,7 @@ def test_a_stage_that_fails_leaves_nothing_half_true_and_the_same_command_goes_o
     bench: Bench, word: str, family: type[Exception]
 ) -> None:
     bench.order("shape", word)
-    with pytest.raises(family, match="off|full|bug"):
+    with pytest.raises(family, match=r"off|full|bug"):
         bench.run()
     run = Run.open("latest", bench.workspace)
     (failed,) = [event for event in run.events() if event.name == "stage/failed"]

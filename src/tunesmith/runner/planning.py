@@ -34,10 +34,9 @@ def plan_stage(stage: str, spec: Recipe, inputs: Mapping[str, Artifact], run: Ru
 
 
 def make_plan(spec: Recipe, statistics: dict[str, Any] | None) -> dict[str, Any]:
-    from tunesmith.planner import hardware
-
     from tunesmith import planner
     from tunesmith.hub import resolve
+    from tunesmith.planner import hardware
 
     config = resolve(spec.model.base, spec.model.revision).config
     return planner.plan(spec, config, statistics=statistics, hardware=hardware.detect()).to_json()
