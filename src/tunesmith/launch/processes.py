@@ -133,21 +133,33 @@ def _outputs(run: Run, folder: Path, processes: int, status: int) -> dict[str, A
     ends = {
         rank: json.loads(path.read_bytes()) for rank in range(processes) if (path := _end_of(folder, rank)).exists()
     }
-    first = ends.get(0, {}).get("end")
-    if first == "stopped" and run.stopping:  # rank 0 has saved; that others stumbled over its leaving does not matter
+    first = ends.get(0, {"end": "none"})
+    if (
+        first["end"] == "stopped" and run.stopping
+    ):  # rank 0 has saved; that others stumbled over its leaving is no matter
         run.leave("in training")
-    if first == "done" and status == 0:
-        return {name: _artifact(run, kind, id) for name, (kind, id) in ends[0]["outputs"].items()}
+    if first["end"] == "done" and status == 0:
+        return {name: _artifact(run, kind, id) for name, (kind, id) in first["outputs"].items()}
     killed = _killed(folder, ends)
     if killed:  # the others fail because it is gone
         raise _killed_error(folder, *killed)
-    failed = [(end["time"], rank, end) for rank, end in ends.items() if end["end"] in ("failed", "crashed")]
-    if not failed:
-        raise RuntimeError(f"the training processes left with status {status} and no word:\n{_last_lines(folder)}")
-    _, rank, end = min(failed, key=lambda failure: failure[:2])
+    failed = [(end["time"], rank) for rank, end in ends.items() if end["end"] in ("failed", "crashed")]
+    if failed:
+        _, rank = min(failed)
+        raise _cause(rank, ends[rank])
+    if first["end"] == "stopped":  # asked by a signal that reached the workers and not this process
+        run.stop(first["signal"])
+        run.leave("in training")
+    raise RuntimeError(f"the training processes left with status {status} and no word:\n{_last_lines(folder)}")
+
+
+def _cause(rank: int, end: Mapping[str, Any]) -> Exception:
+    """The error as the worker raised it: same family, so same exit status; a bug as a bug, with its traceback."""
     if end["end"] == "crashed":
-        raise RuntimeError(f"the training process of rank {rank} crashed:\n{end['traceback']}")
-    raise _rebuilt(end)
+        return RuntimeError(f"the training process of rank {rank} crashed:\n{end['traceback']}")
+    family: type[TunesmithError] = getattr(errors, end["family"])
+    told = end["error"]
+    return family(told["error"], told["what"], problems=[Problem(**problem) for problem in told["problems"]])
 
 
 def _end_of(folder: Path, rank: int) -> Path:
@@ -183,13 +195,6 @@ def _killed_error(folder: Path, rank: int, signum: int) -> StoppedError:
         fix="run the same command again: it goes on from the last checkpoint; "
         "if memory ran out: --set train.micro_batch=1 or fewer train.processes",
     )
-
-
-def _rebuilt(end: Mapping[str, Any]) -> TunesmithError:
-    """The error as the worker raised it: same family, so same exit status."""
-    family: type[TunesmithError] = getattr(errors, end["family"])
-    told = end["error"]
-    return family(told["error"], told["what"], problems=[Problem(**problem) for problem in told["problems"]])
 
 
 def _last_lines(folder: Path) -> str:

@@ -38,9 +38,9 @@ def _train(run: Run, rank: int, request: dict[str, Any]) -> tuple[int, dict[str,
     try:
         inputs = {name: _input(run, *place) for name, place in request["inputs"].items()}
         outputs = importlib.import_module(request["entry"]).run(run.recipe, inputs, run)
-    except InterruptedRun as error:
+    except InterruptedRun:
         # Status 0: for torchrun a failed process is a reason to stop the others, which may still be saving.
-        return 0, {"end": "stopped", "what": error.headline}
+        return 0, {"end": "stopped", "signal": run.stop_signal}
     except TunesmithError as error:
         return error.exit_status, {"end": "failed", "family": type(error).__name__, "error": error.to_json()}
     except BaseException:
