@@ -170,6 +170,10 @@ class Dataset:
         """Tokens of each example: int64 [N]."""
         return self._sequences[self._examples[1:]] - self._sequences[self._examples[:-1]]
 
+    def largest_id(self) -> int:
+        """The largest token id of all sequences; -1 where there is no token."""
+        return int(self._tokens.max()) if len(self._tokens) else -1
+
     def learned_weights(self) -> np.ndarray:
         """Sum of the weights of each example's learned tokens: float64 [N].
 

@@ -14,11 +14,19 @@ import torch
 from torch import nn
 
 from tunesmith import hub
-from tunesmith.errors import DataError, FileError
+from tunesmith.errors import DataError, FileError, ModelError
 from tunesmith.hub import ModelFiles
 from tunesmith.modeling.adapters import attach_lora, save_adapter
 from tunesmith.modeling.dropout import StepContext
-from tunesmith.modeling.load import DTYPES, load_model, pick_device, resolve_attention, resolve_precision
+from tunesmith.modeling.load import (
+    DTYPES,
+    load_model,
+    pick_device,
+    recompute_activations,
+    resolve_attention,
+    resolve_precision,
+    still_dropout,
+)
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
@@ -152,6 +160,7 @@ class Training:
         context = StepContext(spec.seed)
         model = _model(spec, self.files, state, self.device, context)
         state.attention = getattr(model.config, "_attn_implementation", None) or state.attention
+        self._check_vocabulary(model)
         model = self.engine.wrap(
             model, lambda parameters: make_optimizer(parameters, spec.train), scale_loss=state.precision == "fp16"
         )
@@ -166,6 +175,18 @@ class Training:
             autocast=DTYPES[state.precision] if state.precision != "fp32" else None,
             is_stopping=lambda: self.run.stopping,
         )
+
+    def _check_vocabulary(self, model: nn.Module) -> None:
+        """Before a GPU would answer with an assertion in the middle of an epoch."""
+        rows, largest = model.get_input_embeddings().weight.shape[0], self.dataset.largest_id()
+        if largest >= rows:
+            raise ModelError(
+                "TRN-007",
+                f"the rows hold token id {largest}, and the model has {rows} embedding rows",
+                where="model.base",
+                expected="a tokenizer whose ids all have an embedding",
+                fix="use the tokenizer that belongs to the model; tokens added to it need a model resized for them",
+            )
 
     def _compare_threads(self) -> None:
         if self.state.threads != self.threads:
@@ -335,8 +356,9 @@ def _model(spec: Recipe, files: ModelFiles, state: TrainState, device: torch.dev
     dtype = state.precision if isinstance(spec.adapter, Lora) else "fp32"
     model = load_model(files, dtype=dtype, attention=state.attention, device=device)
     model.config.use_cache = False
+    still_dropout(model)
     if state.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     if isinstance(spec.adapter, Lora):
         return attach_lora(model, spec.adapter, spec.seed, context, base_name=spec.model.base)
     return model.requires_grad_(True)
