@@ -21,6 +21,8 @@ NUM_TEST_ROWS = 400
 SAMPLE_SEED = 77  # which of the unseen rows are asked: the same for every run
 SETS = ("snips", "banking77")
 
+Row = tuple[str, str]  # text, label
+
 
 def write_sets(intent: Path, out: Path) -> None:
     """`<set>_train.jsonl` and `<set>_test.jsonl` of both sets in `out`. intent: the folder with snips/ and banking77/."""
@@ -29,13 +31,23 @@ def write_sets(intent: Path, out: Path) -> None:
         ("snips", snips(intent / "snips", "train_*_full.json.gz"), snips(intent / "snips", "validate_*.json")),
         ("banking77", banking77(intent / "banking77/train.csv"), banking77(intent / "banking77/test_public.csv")),
     ):
-        unseen = list(test)
-        random.Random(SAMPLE_SEED).shuffle(unseen)
-        for part, rows in (("train", train), ("test", unseen[:NUM_TEST_ROWS])):
+        known = list(train)
+        for part, rows in (("train", known), ("test", unseen(test, known))):
             (out / f"{name}_{part}.jsonl").write_bytes(b"".join(map(line, rows)))
 
 
-def snips(folder: Path, pattern: str) -> Iterable[tuple[str, str]]:
+def unseen(rows: Iterable[Row], known: Iterable[Row]) -> list[Row]:
+    """NUM_TEST_ROWS of the held-out rows, chosen by SAMPLE_SEED: each text once, and none that training holds."""
+    seen = {_plain(text) for text, _ in known}
+    distinct = {_plain(text): (text, label) for text, label in rows if _plain(text) not in seen}
+    return random.Random(SAMPLE_SEED).sample(list(distinct.values()), NUM_TEST_ROWS)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def snips(folder: Path, pattern: str) -> Iterable[Row]:
     """(sentence, intent) of all files of a part; bytes that are not UTF-8 are carried as surrogate escapes."""
     for path in sorted(folder.glob(pattern)):
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -44,13 +56,13 @@ def snips(folder: Path, pattern: str) -> Iterable[tuple[str, str]]:
             yield "".join(span["text"] for span in example["data"]).strip(), intent
 
 
-def banking77(path: Path) -> Iterable[tuple[str, str]]:
+def banking77(path: Path) -> Iterable[Row]:
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             yield " ".join(row["text"].split()), row["category"]
 
 
-def line(row: tuple[str, str]) -> bytes:
+def line(row: Row) -> bytes:
     """One row of JSONL; escaped bytes come out as the bytes they were."""
     text, label = row
     content = {"prompt": f"{text} =>", "completion": f" {label}"}

@@ -48,16 +48,16 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     started = time.monotonic()
     endpoint = Endpoint(
         model, spec.name, serve, log_path=run.path / LOG,
-        on_phase=lambda phase: run.record("serve", "phase", phase), should_stop=lambda: run.stopping,
+        on_phase=lambda phase: run.record("serve", "serve/phase", phase), should_stop=lambda: run.stopping,
     )  # fmt: skip
     with endpoint:
         if not endpoint.is_ready:
             run.leave("while the served model was being loaded")
-        run.record("serve", "start_seconds", time.monotonic() - started, unit="s")
+        run.record("serve", "serve/start_seconds", time.monotonic() - started, unit="s")
         started = time.monotonic()
         served = ask(endpoint, questions, asked_tokens, run)
         seconds = time.monotonic() - started
-    run.record("serve", "answer_seconds", seconds, unit="s")
+    run.record("serve", "serve/answer_seconds", seconds, unit="s")
 
     precision = lower_precision(stored_precision(model), resolve_precision(spec.model.precision, pick_device()))
     parity = compare(questions, served, precision, LogitMargin(model, precision))
@@ -67,8 +67,8 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
         "temperature": 0,
         "seconds": round(seconds, 3),
     }
-    run.record("serve", "parity/equal", parity["equal"], unit="answers")
-    run.record("serve", "parity/share", parity["share"], unit="share")
+    run.record("serve", "serve/parity_equal", parity["equal"], unit="answers")
+    run.record("serve", "serve/parity_share", parity["share"], unit="share")
     refuse_different(parity)
     return {"parity": store_parity(run, parity, inputs)}
 
@@ -84,7 +84,7 @@ def ask(endpoint: Endpoint, questions: list[Any], max_tokens: int, run: Run) -> 
     with OpenAI(base_url=endpoint.url, api_key=endpoint.token, max_retries=0, timeout=600) as client:
         return ask_all(
             client, endpoint.name, questions, max_tokens,
-            on_answer=lambda count: run.record("serve", "answers", count, unit="answers"), check=check,
+            on_answer=lambda count: run.record("serve", "serve/answers", count, unit="answers"), check=check,
         )  # fmt: skip
 
 
