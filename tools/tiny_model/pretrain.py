@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from corpus import document
-from tokenizer import END, MAX_POSITIONS, pieces, train_tokenizer
+from tokenizer import END, MAX_POSITIONS, SPECIAL_TOKENS, pieces, train_tokenizer
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -185,12 +185,21 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     )
     whole.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # One file for the tokenizer's settings: the template stands in tokenizer_config.json, where every reader looks.
+    # Written by hand, so that every reader understands it: the template inside tokenizer_config.json, the plain class
+    # name, the long-lived key for special tokens.
     (folder / "chat_template.jinja").unlink(missing_ok=True)
-    path = folder / "tokenizer_config.json"
-    path.write_text(
-        json.dumps({**json.loads(path.read_text()), "chat_template": tokenizer.chat_template}, indent=2) + "\n"
-    )
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": MAX_POSITIONS,
+        "pad_token": tokenizer.pad_token,
+        "eos_token": tokenizer.eos_token,
+        "additional_special_tokens": SPECIAL_TOKENS[1:4],
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "chat_template": tokenizer.chat_template,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def pretrain(

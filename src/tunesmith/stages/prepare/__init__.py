@@ -8,5 +8,5 @@ INFO = StageInfo(
     makes=("rows", "tokens", "dataset"),
     version=1,
     keys=("seed", "data", "model.base", "model.revision", "model.template"),
-    externals="tunesmith.stages.prepare.run:externals",
+    externals="tunesmith.stages.prepare.externals:externals",
 )

@@ -20,7 +20,6 @@ from typing import Any
 import orjson
 
 from tunesmith.errors import DataError
-from tunesmith.stages.prepare.frames import read_parquet
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 MAX_LINE_BYTES = 8 * 1024**2
@@ -82,6 +81,9 @@ def read_rows(path: Path) -> Iterator[Parsed | Bad]:
     """Every position of a file in order. Raises DataError DAT-002 for files that cannot be opened or are of no kind."""
     suffix = _suffix(path)
     if suffix == ".parquet":
+        # Here and not above: hashing sources needs no daft.
+        from tunesmith.stages.prepare.frames import read_parquet
+
         for index, row in enumerate(read_parquet(path)):
             yield Parsed(index, -1, row)
         return

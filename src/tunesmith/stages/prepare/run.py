@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,8 @@ from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import DatasetWriter
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
+from tunesmith.stages.prepare.externals import source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.filters import Drop
-from tunesmith.stages.prepare.reader import files_of
 from tunesmith.stages.prepare.rows import Row, read_all, read_back, write_rows
 from tunesmith.stages.prepare.select import Selection, select
 from tunesmith.stages.prepare.tokens import Tokens, encode_rows
@@ -25,17 +23,6 @@ from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
 READER_VERSION = 1
 SHOWN_PROBLEMS = 20
-
-
-def externals(spec: Recipe, run: Run) -> dict[str, Any]:
-    """What preparation depends on besides the recipe: the source files' bytes, the tokenizer, the template file."""
-    files = hub.resolve(spec.model.base, spec.model.revision)
-    template = Path(spec.model.template)
-    return {
-        "sources": _source_hashes(spec),
-        "tokenizer": _tokenizer_hash(files),
-        "template": _hash(template) if template.suffix == ".jinja" and template.is_file() else None,
-    }
 
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
@@ -61,7 +48,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
 
 def _rows(spec: Recipe, run: Run) -> Artifact:
     sources = [source.model_dump(exclude={"path"}) for source in spec.data.sources]
-    made_of = {"reader": READER_VERSION, "sources": sources, "files": _source_hashes(spec)}
+    made_of = {"reader": READER_VERSION, "sources": sources, "files": source_hashes(spec)}
     found = run.store.find("Rows", fingerprint(made_of))
     if found is None:
         producer = {"stage": "prepare", "recipe": spec.slice(("data.sources",)), "inputs": made_of}
@@ -131,7 +118,7 @@ def _tokens(
 ) -> Artifact:
     made_of = {
         "rows": rows_artifact.id,
-        "tokenizer": _tokenizer_hash(files),
+        "tokenizer": tokenizer_hash(files),
         "template": tokenizer.template.source,
         "learn": spec.data.learn,
     }
@@ -333,28 +320,6 @@ def _statistics(ledger: list[dict[str, Any]], rows: list[Row]) -> dict[str, Any]
 
 def _rule_group(entry: dict[str, Any]) -> str:
     return "bad_row" if entry["status"] == "quarantined" and entry["rule"] != "template" else entry["rule"]
-
-
-# ------------------------------------------------------------------------------------------------------------ hashes
-
-
-def _source_hashes(spec: Recipe) -> list[list[str]]:
-    return [[_hash(path) for path in files_of(source.path)] for source in spec.data.sources]
-
-
-def _tokenizer_hash(files: hub.ModelFiles) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(files.path.glob("*")):
-        if path.is_file() and (
-            "token" in path.name or path.suffix in (".jinja", ".txt", ".model") or path.name == "generation_config.json"
-        ):
-            digest.update(path.name.encode() + bytes.fromhex(_hash(path)))
-    return digest.hexdigest()[:20]
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _leave_if_asked(run: Run, where: str) -> None:

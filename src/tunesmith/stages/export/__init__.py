@@ -1,0 +1,13 @@
+"""Export: merged files proven equal to what was trained; the adapter alone; a model card."""
+
+from tunesmith.runs.stage import StageInfo
+
+INFO = StageInfo(
+    name="export",
+    needs=("dataset", "model", "evaluation"),
+    makes=("export", "parity", "adapter"),
+    version=1,
+    keys=("export", "model", "gate.require"),
+    externals="tunesmith.stages.export.externals:externals",
+    switches={"adapter": "export.adapter"},
+)

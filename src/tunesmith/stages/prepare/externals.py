@@ -1,0 +1,47 @@
+"""What preparation depends on besides the recipe. Light: the runner asks before anything heavy loads."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import hub
+from tunesmith.stages.prepare.reader import files_of
+
+if TYPE_CHECKING:
+    from tunesmith.recipe import Recipe
+    from tunesmith.runs.run import Run
+
+
+def externals(spec: Recipe, run: Run) -> dict[str, Any]:
+    """The source files' bytes, the tokenizer's files, the template file's bytes."""
+    files = hub.resolve(spec.model.base, spec.model.revision)
+    template = Path(spec.model.template)
+    return {
+        "sources": source_hashes(spec),
+        "tokenizer": tokenizer_hash(files),
+        "template": _hash(template) if template.suffix == ".jinja" and template.is_file() else None,
+    }
+
+
+def source_hashes(spec: Recipe) -> list[list[str]]:
+    """sha256 of each file of each source. Raises DataError DAT-001 when a source has none."""
+    return [[_hash(path) for path in files_of(source.path)] for source in spec.data.sources]
+
+
+def tokenizer_hash(files: hub.ModelFiles) -> str:
+    """Hash of everything that decides ids: tokenizer files, templates, stop tokens."""
+    digest = hashlib.sha256()
+    for path in sorted(files.path.glob("*")):
+        named = (
+            "token" in path.name or path.suffix in (".jinja", ".txt", ".model") or path.name == "generation_config.json"
+        )
+        if path.is_file() and named:
+            digest.update(path.name.encode() + bytes.fromhex(_hash(path)))
+    return digest.hexdigest()[:20]
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
