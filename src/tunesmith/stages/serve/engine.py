@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,15 @@ def start_manager(model: Any, requests: int) -> Any:
     from tunesmith.stages.serve.sampling import request_processors
 
     generation = GenerationConfig(do_sample=True, eos_token_id=-1, pad_token_id=0, use_cache=False)
-    settings: dict[str, Any] = {"per_request_processors": True, "allow_block_sharing": True}
+    known = {field.name for field in fields(ContinuousBatchingConfig)}
+    settings: dict[str, Any] = {"per_request_processors": True}
+    if "auto_switch_to_flash" in known:
+        settings["auto_switch_to_flash"] = False  # the attention is the one modeling chose; the switch looks on the hub
     if model.device.type == "cpu":
         # Left alone, the library takes 60 % of the machine's memory for the cache.
         blocks, batch_tokens = cpu_cache(model.config.get_text_config(), requests, model.dtype.itemsize)
-        settings |= {"page_size": PAGE_TOKENS, "num_blocks": blocks, "max_batch_tokens": batch_tokens}
+        page_size = "page_size" if "page_size" in known else "block_size"  # its name before transformers 5.18
+        settings |= {page_size: PAGE_TOKENS, "num_blocks": blocks, "max_batch_tokens": batch_tokens}
     manager = model.init_continuous_batching(
         generation_config=generation, continuous_batching_config=ContinuousBatchingConfig(**settings)
     )
