@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -132,6 +133,36 @@ def test_a_full_disk_while_publishing_leaves_no_artifact(store: Store, monkeypat
     monkeypatch.undo()
     assert store.find("Model", "abc") is None
     assert make(store)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "RUN-002 the disk is full"),
+        (RuntimeError("I/O error: Input/output error (os error 5)"), "RUN-003 .*Input/output error"),
+        (OSError("2220 requested and 2016 written"), "RUN-002 the disk is full"),
+        (OSError(errno.EFBIG, "File too large", "/data/weights"), "RUN-003 /data/weights: File too large"),
+    ],
+)
+def test_a_disk_that_fails_while_a_stage_writes_is_explained(store: Store, error: Exception, words: str) -> None:
+    """The stage writes with numpy or safetensors, which know nothing of our errors."""
+
+    def make_half() -> None:
+        with store.create("Model", "abc", producer=PRODUCER):
+            raise error
+
+    with pytest.raises(FileError, match=words):
+        make_half()
+    assert list((store.root / "model").iterdir()) == []
+
+
+def test_other_errors_of_a_stage_pass_as_they_are(store: Store) -> None:
+    def make_half() -> None:
+        with store.create("Model", "abc", producer=PRODUCER):
+            raise FileNotFoundError(errno.ENOENT, "No such file", "rows.jsonl")
+
+    with pytest.raises(FileNotFoundError, match=r"rows\.jsonl"):
+        make_half()
 
 
 def test_fingerprints_depend_on_content_only() -> None:

@@ -28,4 +28,4 @@ def main(run_path: str, processes: str, launcher: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    orphans.leave(main(*sys.argv[1:]))

@@ -1,13 +1,22 @@
-"""No process outlives the one that started it, not even one that was killed."""
+"""How processes end: at once, and never later than the one that started them, even if that was killed."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from typing import NoReturn
 
 POLL_S = 0.3
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process now. Taking torch down in good order takes seconds, and all that counts is on the disk."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def leave_with(parent: int) -> None:

@@ -37,7 +37,8 @@ def _train(run: Run, rank: int, request: dict[str, Any]) -> tuple[int, dict[str,
     run.attempt, run.stage_key, run.is_writer = request["attempt"], request["stage_key"], rank == 0
     try:
         inputs = {name: _input(run, *place) for name, place in request["inputs"].items()}
-        outputs = importlib.import_module(request["entry"]).run(run.recipe, inputs, run)
+        with durable.explain_trouble(run.workspace):
+            outputs = importlib.import_module(request["entry"]).run(run.recipe, inputs, run)
     except InterruptedRun:
         # Status 0: for torchrun a failed process is a reason to stop the others, which may still be saving.
         return 0, {"end": "stopped", "signal": run.stop_signal}
@@ -61,4 +62,4 @@ def _input(run: Run, kind: str, id: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    orphans.leave(main(sys.argv[1]))

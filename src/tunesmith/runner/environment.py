@@ -41,7 +41,9 @@ def describe(workspace: Path) -> dict[str, Any]:
 def command_line(arguments: list[str]) -> list[str]:
     """The command as it was typed, with the values of options that look like secrets left out."""
     shown: list[str] = []
-    for argument in [Path(arguments[0]).name, *arguments[1:]]:
+    program = Path(arguments[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    for argument in [name, *arguments[1:]]:
         name, equals, _ = argument.partition("=")
         if shown and shown[-1].startswith("--") and "=" not in shown[-1] and SECRET.search(shown[-1]):
             shown.append("***")

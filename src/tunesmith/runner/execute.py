@@ -113,6 +113,8 @@ def _carry_out(
     """One stage: takes up what its fingerprint has made before, or lets it work."""
     run, name = attempt.run, stage.info.name
     started = time.monotonic()
+    missing = set(stage.info.needs) - set(pool)
+    assert not missing, f"{name} needs {sorted(missing)}, which no stage made and no switch leaves out"
     inputs = {need: pool[need] for need in stage.info.needs}
     what = fingerprints.ingredients(stage, spec, inputs, run)
     run.stage_key = fingerprints.stage_key(what)
@@ -145,9 +147,8 @@ def _work(stage: Stage, spec: Recipe, inputs: Mapping[str, Artifact], run: Run) 
         outputs = launch.train(spec, run, inputs, spec.train.processes, entry=f"{stage.package}.run")
     else:
         outputs = stage.run(spec, inputs, run)
-    left_out = {name for name, key in stage.info.switches.items() if not spec.value(key)}
-    missing = set(stage.info.makes) - left_out - set(outputs)
-    assert not missing, f"{stage.info.name} made {sorted(outputs)}, its INFO promises {sorted(missing)} as well"
+    unknown = set(outputs) - set(stage.info.makes)
+    assert not unknown, f"{stage.info.name} made {sorted(unknown)}, which its INFO does not promise"
     return outputs
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import RecipeError, UsageError
+from tunesmith.runs import durable
 from tunesmith.runs.run import Run
 from tunesmith.runs.stage import StageInfo
 from tunesmith.runs.store import Artifact
@@ -32,7 +33,8 @@ class Stage:
     package: str
 
     def run(self, spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
-        return importlib.import_module(f"{self.package}.run").run(spec, inputs, run)
+        with durable.explain_trouble(run.workspace):
+            return importlib.import_module(f"{self.package}.run").run(spec, inputs, run)
 
     def externals(self, spec: Recipe, run: Run) -> dict[str, Any]:
         """Hashes of what lies outside of the recipe; {} where the stage reads nothing there."""

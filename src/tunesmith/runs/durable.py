@@ -12,18 +12,22 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import FileError
+from tunesmith.errors import FileError, TunesmithError
 from tunesmith.units import format_bytes
 
 ASIDE = ".tmp-"
 TRASH = ".trash-"
 FULL = {errno.ENOSPC, errno.EDQUOT}
+TROUBLE = {*FULL, errno.EIO, errno.EROFS, errno.EFBIG}
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and daft put it into their own error types
+NUMPY_ERROR = re.compile(r"\d+ requested and \d+ written")  # an OSError without a number
 
 
 class Disk:
@@ -295,6 +299,36 @@ def explain(path: Path, *, needed: int = 0) -> Iterator[None]:
         raise  # an answer, not a fault: the caller decides
     except OSError as error:
         raise _as_file_error(error, path, needed) from error
+
+
+@contextlib.contextmanager
+def explain_trouble(path: Path) -> Iterator[None]:
+    """Turns a full or failing disk into a FileError, whoever wrote: a stage, numpy, safetensors. All else passes."""
+    try:
+        yield
+    except TunesmithError:
+        raise
+    except Exception as error:
+        number = _trouble(error)
+        if number is None:
+            raise
+        # Of a copy the second name is the one that is written.
+        names = (getattr(error, "filename2", None), getattr(error, "filename", None))
+        written = next((name for name in names if isinstance(name, str)), path)
+        raise _as_file_error(OSError(number, os.strerror(number)), Path(written), 0) from error
+
+
+def _trouble(error: Exception) -> int | None:
+    """The error number of a full or failing disk behind an error of any library; None for all else."""
+    if isinstance(error, OSError) and error.errno is not None:
+        number = error.errno
+    elif told := RUST_ERROR.search(str(error)):
+        number = int(told[1])
+    elif isinstance(error, OSError) and NUMPY_ERROR.search(str(error)):
+        number = errno.ENOSPC
+    else:
+        return None
+    return number if number in TROUBLE else None
 
 
 def _as_file_error(error: OSError, path: Path, needed: int) -> FileError:

@@ -98,7 +98,8 @@ class Store:
         durable.sweep(final.parent)
         with durable.folder_aside(final) as path:
             draft = Draft(path, dict(notes or {}))
-            yield draft
+            with durable.explain_trouble(path):
+                yield draft
             manifest = {
                 "kind": kind,
                 "id": id,
