@@ -45,7 +45,11 @@ def test_commands_in_the_docs_exist() -> None:
     seen = set()
     for page in PAGES:
         for block in blocks(page, "(?:sh|bash|console)?"):
-            seen.update(re.findall(r"^(?:\$ )?tunesmith ([a-z]+)", block[0] if isinstance(block, tuple) else block, re.MULTILINE))
+            seen.update(
+                re.findall(
+                    r"^(?:\$ )?tunesmith ([a-z]+)", block[0] if isinstance(block, tuple) else block, re.MULTILINE
+                )
+            )
     assert "run" in seen
     assert seen <= set(main.list_commands(None)), f"docs name verbs that do not exist: {seen}"
 

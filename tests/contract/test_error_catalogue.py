@@ -1,8 +1,10 @@
-"""Every error code is raised at one place and explained on one page; every explained code is raised."""
+"""Every error code belongs to one file, and the pages that explain them are written from the code."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,26 +19,23 @@ def codes_in_source() -> Counter[str]:
     return found
 
 
-def codes_in_docs() -> Counter[str]:
-    found: Counter[str] = Counter()
-    for path in (ROOT / "docs" / "errors").glob("*.md"):
-        found.update(re.findall(r"^## ([A-Z]{3}-\d{3})\b", path.read_text(), re.MULTILINE))
-    return found
+def test_the_pages_are_as_the_code_would_write_them() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/error_pages.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
-def test_every_code_in_the_source_has_a_page() -> None:
-    missing = sorted(set(codes_in_source()) - set(codes_in_docs()))
-    assert not missing, f"codes without a heading in docs/errors/: {missing}"
-
-
-def test_every_explained_code_exists() -> None:
-    stale = sorted(set(codes_in_docs()) - set(codes_in_source()))
-    assert not stale, f"headings in docs/errors/ for codes nobody raises: {stale}"
-
-
-def test_a_code_belongs_to_one_file_and_has_one_heading() -> None:
-    assert codes_in_source(), "no code found at all: the pattern is wrong"
+def test_a_code_belongs_to_one_file() -> None:
+    assert len(codes_in_source()) > 50, "hardly any code found: the pattern is wrong"
     shared = sorted(code for code, count in codes_in_source().items() if count > 1)
-    doubled = sorted(code for code, count in codes_in_docs().items() if count > 1)
     assert not shared, f"codes used in more than one file: {shared}"
-    assert not doubled, f"codes with more than one heading: {doubled}"
+
+
+def test_every_code_has_a_heading() -> None:
+    headings = {
+        code
+        for page in (ROOT / "docs" / "errors").glob("*.md")
+        for code in re.findall(r"^## ([A-Z]{3}-\d{3})", page.read_text(), re.M)
+    }
+    assert set(codes_in_source()) <= headings
