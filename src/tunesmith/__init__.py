@@ -3,7 +3,7 @@
     import tunesmith
 
     outcome = tunesmith.run("recipe.yaml")
-    print(tunesmith.report(outcome.run))
+    print(outcome.run.path / "report.html")
 
 Names load on first use; `import tunesmith` itself costs nothing.
 """
@@ -27,8 +27,6 @@ _WORDS = (
     "chat",
     "run",
     "open_run",
-    "runs",
-    "report",
     "explain",
     "doctor",
 )
@@ -46,9 +44,7 @@ if TYPE_CHECKING:
         open_run,
         plan,
         prepare,
-        report,
         run,
-        runs,
         serve,
         train,
     )

@@ -281,9 +281,9 @@ def runs(*, workspace: Path | str = WORKSPACE) -> list[Run]:
 
 def report(run: Run | Path | str, *, workspace: Path | str = WORKSPACE) -> Path:
     """Write report.html and report.json of a Run from stored facts; returns the page's path."""
-    from tunesmith import report as reports
+    from tunesmith.report import build
 
-    return reports.build(run if isinstance(run, Run) else open_run(run, workspace=workspace))
+    return build(run if isinstance(run, Run) else open_run(run, workspace=workspace))
 
 
 def explain(

@@ -550,3 +550,9 @@ class Recipe(Section):
         """64 hex characters of the resolved recipe: equal content, equal hash."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        """Equal by content; where values came from does not matter."""
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    __hash__ = Section.__hash__

@@ -9,5 +9,5 @@ INFO = StageInfo(
     version=1,
     keys=("export", "model", "gate.require"),
     externals="tunesmith.stages.export.externals:externals",
-    switches={"adapter": "export.adapter"},
+    switches={"export": "export.merged", "parity": "export.merged", "adapter": "export.adapter"},
 )

@@ -36,7 +36,7 @@ def compare(trained: nn.Module, exported: nn.Module, dataset: Dataset, precision
         ours, theirs = learned_logits(exported, batch), learned_logits(trained, batch)
         difference = float((ours - theirs).abs().max())
         equal += bool((ours.argmax(-1) == theirs.argmax(-1)).all())
-        if difference > largest or not difference == difference:
+        if difference > largest or difference != difference:
             largest, worst = difference, dataset.row(int(example))
     tolerance = TOLERANCE[precision]
     verdict = (

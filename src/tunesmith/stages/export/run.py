@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,25 +50,10 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
         return load_model(inputs["model"].path, dtype=trained_in, attention=attention, device=device)
 
     outputs: dict[str, Artifact] = {}
-    merged = load_trained()
-    if inputs["model"].kind == "Adapter":
-        merged = merge_adapter(merged)
-    with run.store.create("Model", run.stage_key, producer=producer) as draft:
-        _write_model(draft.path, merged.to(DTYPES[precision]), tokenizer, spec)
-        card = model_card(spec, evaluation, inputs["model"].notes, dataset.statistics, "merged model")
-        (draft.path / "README.md").write_text(card)
-        del merged
-        # The proof reads the files back from the disk, before they become true under their name.
-        exported = load_model(draft.path, dtype=precision, attention=attention, device=device)
-        parity = proof.compare(load_trained(), exported, dataset, precision, "export: merged vs trained")
-        draft.notes |= {"precision": precision, "max_abs_logit_difference": parity["max_abs_logit_difference"]}
-    assert draft.artifact is not None
-    outputs["export"] = draft.artifact
-    with run.store.create("Parity", run.stage_key, producer=producer) as draft:
-        proof.write(draft.path, parity)
-    assert draft.artifact is not None
-    outputs["parity"] = draft.artifact
-    run.record("export", "export/max_abs_logit_difference", parity["max_abs_logit_difference"])
+    if spec.export.merged:
+        outputs |= _merged(
+            spec, inputs, run, load_trained, tokenizer, dataset, evaluation, producer, precision, attention
+        )
     if inputs["model"].kind == "Adapter" and spec.export.adapter:
         outputs["adapter"] = _adapter(spec, inputs, run, evaluation, dataset, tokenizer, producer)
     return outputs
@@ -113,6 +98,41 @@ def export_to(run: Run, folder: Path) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------- the files
+
+
+def _merged(
+    spec: Recipe,
+    inputs: Mapping[str, Artifact],
+    run: Run,
+    load_trained: Callable[[], nn.Module],
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    evaluation: Mapping[str, Any],
+    producer: Mapping[str, Any],
+    precision: str,
+    attention: str,
+) -> dict[str, Artifact]:
+    """The merged model, proven equal to what was trained before it becomes true under its name."""
+    merged = load_trained()
+    if inputs["model"].kind == "Adapter":
+        merged = merge_adapter(merged)
+    with run.store.create("Model", run.stage_key, producer=producer) as draft:
+        _write_model(draft.path, merged.to(DTYPES[precision]), tokenizer, spec)
+        card = model_card(spec, evaluation, inputs["model"].notes, dataset.statistics, "merged model")
+        (draft.path / "README.md").write_text(card)
+        del merged
+        # The proof reads the files back from the disk, before they become true under their name.
+        exported = load_model(draft.path, dtype=precision, attention=attention, device=pick_device())
+        parity = proof.compare(load_trained(), exported, dataset, precision, "export: merged vs trained")
+        draft.notes |= {"precision": precision, "max_abs_logit_difference": parity["max_abs_logit_difference"]}
+    assert draft.artifact is not None
+    export = draft.artifact
+    with run.store.create("Parity", run.stage_key, producer=producer) as draft:
+        proof.write(draft.path, parity)
+    assert draft.artifact is not None
+    parity_artifact = draft.artifact
+    run.record("export", "export/max_abs_logit_difference", parity["max_abs_logit_difference"])
+    return {"export": export, "parity": parity_artifact}
 
 
 def _write_model(folder: Path, model: nn.Module, tokenizer: Tokenizer, spec: Recipe) -> None:
