@@ -20,7 +20,8 @@ def test_unseen_rows_are_distinct_and_broken_bytes_are_not_repaired(
     make_rows.write_sets(test_data / "data" / "intent", tmp_path)
     for name in make_rows.SETS:
         train = (tmp_path / f"{name}_train.jsonl").read_bytes().splitlines()
-        asked = [json.loads(line)["prompt"] for line in (tmp_path / f"{name}_test.jsonl").open(encoding="utf-8")]
+        unseen = (tmp_path / f"{name}_test.jsonl").read_text(encoding="utf-8").splitlines()
+        asked = [json.loads(line)["prompt"] for line in unseen]
         known = {line.split(b'", "completion"')[0] for line in train}
         assert len(set(asked)) == make_rows.NUM_TEST_ROWS
         assert not known & {json.dumps({"prompt": prompt}, ensure_ascii=False)[:-2].encode() for prompt in asked}
