@@ -62,8 +62,8 @@ class Desk:
     def record(self, wording: str) -> dict:
         """The facts of one message."""
         rng = self.rng
-        product = [rng.choice(w.BRANDS[wording]), rng.choice(w.THINGS[wording])]
-        if rng.random() < 0.12:
+        product = [w.brand(rng, wording), rng.choice(w.THINGS[wording])]
+        if rng.random() < (0.25 if wording == "seen" else 0.12):
             product.insert(1, rng.choice(w.KINDS[wording]))
         return {
             "intent": rng.choice(tuple(w.CORES)),
@@ -75,8 +75,8 @@ class Desk:
     def compose(self, record: dict, wording: str) -> str:
         """The message: opening, what it is about, urgency and order number in any order, closing."""
         rng = self.rng
-        middle = [rng.choice(w.CORES[record["intent"]][wording]).format(p=record["product"])]
-        middle.append(rng.choice(w.URGENCY[record["urgency"]][wording]))
+        middle = [w.wording(rng, w.CORES, w.PATTERNS, record["intent"], wording).format(p=record["product"])]
+        middle.append(_urgency(rng, record["urgency"], wording))
         if record["order_number"]:
             middle.append(rng.choice(w.ORDERS[wording]).format(o=record["order_number"]))
         rng.shuffle(middle)
@@ -93,6 +93,13 @@ class Desk:
         self.messages.add(message)
         self.count += 1
         return make_row(message, record_text(record), round(self.rng.uniform(0.75, 0.99), 2), f"msg-{self.count:05d}")
+
+
+def _urgency(rng: Random, label: str, wording: str) -> str:
+    """A sentence that tells the urgency; a normal matter often says nothing about it."""
+    if label == "normal" and rng.random() < 0.4:
+        return ""
+    return w.wording(rng, w.URGENCY, w.URGENCY_PATTERNS, label, wording)
 
 
 def make_row(message: str, answer: str, score: float, identity: str) -> Row:

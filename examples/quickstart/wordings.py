@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
+from itertools import product
+from random import Random
+
 CORES = {
     "refund": {
         "seen": (
@@ -201,3 +206,128 @@ THINGS = {
     "unseen": tuple("Grill Freezer Scooter Guitar Mirror Ladder Pillow Projector Shaver Trolley Saw Lantern".split()),
 }
 KINDS = {"seen": ("Mini", "Pro", "Smart", "Travel", "Max", "Home"), "unseen": ("Ultra", "Light", "Prime")}
+
+# Patterns for training: every way through the brackets is a wording. They make the key words of a matter stand in many
+# places, so that what is learned is the matter and not a list of sentences.
+PATTERNS = {
+    "refund": (
+        "[I|We] [want|would like|ask for|expect|demand] [a|my|the|our] refund [for|of] [the|my|our|this] {p}.",
+        "[Please|Kindly] [send|give|transfer] [me|us] [my|our|the] money [back for|for] [the|my|this] {p}.",
+        "[Could|Can|May|Would] [I|we] [have|get|see] [the|my|our] [money|payment|price] [back for|of] [the|this] {p} [back|again|returned]?",
+        "[The|My|Our] {p} is [useless|not good|too expensive|a mistake], so [refund|pay back] [me|us|it].",
+        "[When|How] will [I|we] [get|see] [the|my|our] [refund|money] for [the|my] {p}?",
+    ),
+    "exchange": (
+        "[I|We] [want|would like|need|hope] to [exchange|swap|trade] [the|my|our|this] {p} for [a|another] [bigger|smaller|black|white|new|red] one.",
+        "[Can|Could|May|Would] [I|we|you] [exchange|swap|change] [the|my|our|this] {p} for [another|a different|a bigger|a smaller] [size|colour|model]?",
+        "[The|My|Our|This] {p} [is|has] [the wrong|a wrong|another] [size|colour], [please swap it|an exchange please|I want another one].",
+        "[I|We] [would prefer|prefer|need|want] [another|a different] [size|colour|model] [of|instead of|than] [the|this] {p}.",
+    ),
+    "delivery": (
+        "[I|We] [am|are] [still|always] waiting for [the|my|our] {p}.",
+        "[Where|Where now] is [the|my|our] [package|parcel|delivery|box] with [the|my|our] {p}?",
+        "[The|My|Our] {p} [has not arrived|did not arrive|never arrived|is not here|is late] [yet|again|so far|until now].",
+        "[When|On which day] [will|does] [the|my|our] {p} [arrive|come|get here]?",
+        "[Please|Can you] [track|trace|look for|find] [the|my|our] [package|parcel|delivery] [with|of] [the|my] {p}.",
+        "[The|My|Our] [delivery|shipping|package|parcel] of [the|my] {p} is [late|missing|lost|not here].",
+    ),
+    "repair": (
+        "[The|My|Our|This] {p} is [broken|defective|damaged|dead] [again|now|already|since Friday|and needs help].",
+        "[Could|Can|Would] [you|someone|anybody] [repair|fix|mend] [the|my|our|this] {p}?",
+        "[Since yesterday|Today|Now|Suddenly] [the|my|our] {p} [does not work|will not start|does not turn on|stopped working].",
+        "[A part|One side|The lid|The handle|The glass] of [the|my|our] {p} is [broken|cracked|loose|damaged].",
+        "[I|We] [found|see|have] a [crack|fault|hole|defect] in [the|our|my] {p}.",
+    ),
+    "cancel": (
+        "[I|We] [want|need|have|wish|would like] to cancel [the|my|our|this] {p}.",
+        "[Please|Can you|Would you] cancel [the|my|our] [order|purchase] [of|with|for] [the|this] {p}.",
+        "[Please stop|Stop|Cancel] [the|my|our] {p}, [I|we] [changed my mind|ordered it by mistake|do not need it|bought another one].",
+        "[I|We] [do not need|do not want] [the|my|this] {p} [any more|any longer|now], [cancel it|cancel the order|please cancel].",
+        "[Is it possible|Am I able|Is there a way|Is there time] to cancel [the|my|our] {p}?",
+    ),
+    "invoice": (
+        "[I|We] [need|want|miss|still miss|cannot see] [the|an|my|our] [invoice|bill|receipt] [for|of] [the|my|our|this] {p}.",
+        "[Please|Could you|Kindly] [send|mail|write|give] [me|us] [a copy of the|the|a new|an] [invoice|bill|receipt] [for|of] [the|my|our] {p}.",
+        "[The|Our|My] [invoice|bill|receipt] [for|of] [the|my] {p} [is wrong|is lost|has a mistake|has the wrong date|did not come].",
+        "[Where|How] [can I|do we|may I] [find|get|see] [the|a|an] [invoice|bill|receipt] for [the|my|our] {p}?",
+    ),
+    "address": (
+        "[The|My|Our] [address|street|city|house number] for [the|our|this] {p} is [wrong|old|not right|another one now].",
+        "[Please|Could you|Can you] [change|correct|update] [the|my|our] address [for|of] [the|my|our] {p}.",
+        "[Please|Could you|Would you] [send|ship|bring] [the|my|our] {p} to [a different|another|our other|my other|my new] [address|house|place].",
+        "[I|We] [moved|have moved|live elsewhere now], [please send|send|bring] [the|my|our] {p} [there|to the new house|to our new home].",
+        "[I|We] [gave|wrote|typed|entered] [the wrong|an old] [address|street] for [the|my] {p}.",
+    ),
+    "usage": (
+        "How [do I|do we|can I|should I] [use|clean|connect|start|charge|open|set up] [the|my|our|this] {p}?",
+        "[Could|Can|Would] [you|someone] [explain|tell me|show me] how [the|my|this] {p} [works|is used|starts|is cleaned]?",
+        "[Is|Was] there [a|any|no] [guide|manual|book] [for|with] [the|our|this] {p}?",
+        "[I|We] [need|look for|cannot find|lost] [the|a] [manual|guide] [of|for|to set up] [the|my|our] {p}.",
+        "What is the [right|easiest|safest] way to [clean|use|charge|wash|connect] [the|my|our] {p}?",
+    ),
+}
+
+URGENCY_PATTERNS = {
+    "high": (
+        "[Please|You must] [hurry|help|answer|act|reply] [at once|right now|immediately|today|right away]!",
+        "[It|This|My case] [is|is really|is so|is very] urgent[.|!]",
+        "[It|This] [cannot|can not|must not|will not] wait.",
+        "[I|We] [need|want|must have] [it|this|an answer|help|a solution] [today|now|immediately|as soon as possible|right away].",
+    ),
+    "normal": (
+        "[Please|Could you] [let me know|check|look at it|reply|write to us|tell me].",
+        "[I|We] [hope|wait|look forward] [to hear from you|for an answer|to a reply].",
+        "It was [a gift|a present] [for|from] my [brother|father|friend|aunt].",
+        "[Tell me|Say|Let us know] what [I|we] [can|should|must] do.",
+    ),
+    "low": (
+        "[I am|We are|I am really] [not in a hurry|in no hurry|not in a rush|in no rush].",
+        "[It|This] is [not|not really|not very|not so] urgent[.| at all.| for us.]",
+        "[It|This|All this] can wait [until next week|for some time|a bit|a few days].",
+        "[Please|Just] take your time[.|, there is no hurry.|, no hurry.]",
+        "[Whenever you can|When you have time|Whenever it is easy], [no rush|no hurry|it is not urgent].",
+        "[There is|There is really] no [hurry|rush] [here|at all|with this].",
+    ),
+}
+
+SYLLABLES = ("ba be bo da de do fa fi ga go ka ke ko la le lo ma me mi na no pa pe ra ri ro sa se so ta te to va ve vo za zo".split(),
+             "bar dan del fen gar hal jin kor lan mir nol pex quin ras sol tan vex wil yor zan".split())
+
+
+def expand(pattern: str) -> tuple[str, ...]:
+    """Every way through the [a|b] brackets of a pattern."""
+    parts = [text.split("|") if is_choice else [text] for text, is_choice in _pieces(pattern)]
+    return tuple("".join(way) for way in product(*parts))
+
+
+def _pieces(pattern: str) -> list[tuple[str, bool]]:
+    """The pattern cut at its brackets: (text, is a choice)."""
+    out: list[tuple[str, bool]] = []
+    for piece in re.split(r"(\[[^\]]*\])", pattern):
+        out.append((piece[1:-1], True) if piece.startswith("[") else (piece, False))
+    return [piece for piece in out if piece[0]]
+
+
+def wording(rng: Random, table: dict, patterns: dict, label: str, part: str) -> str:
+    """A wording of one label: training draws from its sentences and patterns, never one that the unseen part uses."""
+    if part == "unseen" or label not in patterns or rng.random() < 0.35:
+        return rng.choice(table[label][part])
+    while True:
+        found = rng.choice(_expanded(patterns[label][rng.randrange(len(patterns[label]))]))
+        if found not in table[label]["unseen"]:
+            return found
+
+
+@cache
+def _expanded(pattern: str) -> tuple[str, ...]:
+    return expand(pattern)
+
+
+def brand(rng: Random, part: str) -> str:
+    """First word of a product's name; half of the training ones are made from syllables, so that names are copied."""
+    if part == "unseen" or rng.random() < 0.5:
+        return rng.choice(BRANDS[part])
+    while True:
+        name = (rng.choice(SYLLABLES[0]) + rng.choice(SYLLABLES[rng.randrange(2)]) + rng.choice(SYLLABLES[1])).capitalize()
+        if name not in BRANDS["unseen"]:
+            return name
