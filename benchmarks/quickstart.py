@@ -20,8 +20,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Path(scratch) / "work"
         started = time.perf_counter()
-        subprocess.run([sys.executable, "examples/quickstart/make_data.py", "examples/quickstart/data"], cwd=ROOT, check=True)
-        command = [sys.executable, "-m", "tunesmith", "run", "examples/quickstart/recipe.yaml", "--workspace", str(workspace)]
+        subprocess.run(
+            [sys.executable, "examples/quickstart/make_data.py", "examples/quickstart/data"], cwd=ROOT, check=True
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "tunesmith",
+            "run",
+            "examples/quickstart/recipe.yaml",
+            "--workspace",
+            str(workspace),
+        ]
         subprocess.run(command, cwd=ROOT, check=True)
         wall_s = time.perf_counter() - started
         (run,) = (workspace / "runs").iterdir()
@@ -48,7 +58,9 @@ def main() -> None:
                 "unseen_wording_exact_match": unseen["metrics"]["exact_match"]["tuned"]["value"],
                 "unseen_wording_base_exact_match": unseen["metrics"]["exact_match"]["base"]["value"],
                 "n": {"unseen rows": seen["n"], "unseen wording": unseen["n"]},
-                "gain": {part: evaluation["parts"][part]["metrics"]["exact_match"]["gain"] for part in evaluation["parts"]},
+                "gain": {
+                    part: evaluation["parts"][part]["metrics"]["exact_match"]["gain"] for part in evaluation["parts"]
+                },
                 "gate": evaluation["gate"]["verdict"],
                 "parity": {stage: load(stage, "parity", "parity.json")["verdict"] for stage in ("export", "serve")},
             },

@@ -66,7 +66,7 @@ def pages() -> dict[str, str]:
     for path in sorted((ROOT / "src").rglob("*.py")):
         for code, *words in calls(path):
             entries.setdefault(code, tuple(words))
-        for code in re.findall(r"[\"']((?:%s)-\d{3})[\"']" % "|".join(FAMILIES), path.read_text()):
+        for code in re.findall(r"[\"']((?:{})-\d{{3}})[\"']".format("|".join(FAMILIES)), path.read_text()):
             entries.setdefault(code, ("", "", ""))
     out = {}
     for family, title in FAMILIES.items():

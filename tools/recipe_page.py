@@ -13,7 +13,11 @@ from tunesmith.recipe.keys import all_keys  # noqa: E402
 
 
 def page() -> str:
-    lines = ["# Every key of the recipe", "", "Written by `tools/recipe_page.py`. `tunesmith explain KEY RECIPE` says where a value came from."]
+    lines = [
+        "# Every key of the recipe",
+        "",
+        "Written by `tools/recipe_page.py`. `tunesmith explain KEY RECIPE` says where a value came from.",
+    ]
     section = None
     for key in all_keys().values():
         if key.path.partition(".")[0] != section:

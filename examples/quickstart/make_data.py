@@ -63,7 +63,7 @@ class Desk:
         """The facts of one message."""
         rng = self.rng
         product = [w.brand(rng, wording), rng.choice(w.THINGS[wording])]
-        if rng.random() < (0.25 if wording == "seen" else 0.12):
+        if rng.random() < 0.12:
             product.insert(1, rng.choice(w.KINDS[wording]))
         return {
             "intent": rng.choice(tuple(w.CORES)),

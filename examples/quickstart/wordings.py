@@ -10,83 +10,91 @@ from functools import cache
 from itertools import product
 from random import Random
 
+# Every wording holds a word that decides (refund, money, swap, ...), and unseen wordings share those words: what is asked
+# of the model is to find the word in a new sentence, not to know English.
 CORES = {
     "refund": {
         "seen": (
             "I want my money back for the {p}.", "Please refund the {p}.", "The {p} is not what I expected, refund me please.",
-            "Can I get a refund for the {p}?", "I returned the {p} and still wait for my money.", "I would like the money for the {p} back.",
-            "I sent the {p} back, where is my refund?", "Give me back what I paid for the {p}.", "You owe me a refund for the {p}.",
-            "I am not happy with the {p} and want the price back.", "Please pay back the {p}.", "I was charged twice for the {p}, please refund one payment.",
-            "How do I get my money back for my {p}?", "Refund for {p} please.", "The {p} disappointed us, we ask for our money back.",
-            "I have not received the refund for the {p} yet.", "We do not want the {p} any more, please return the payment.",
-            "My {p} was too expensive, can I have the money back?",
+            "Can I get a refund for the {p}?", "I returned the {p} and still wait for my money.",
+            "I would like the money for the {p} back.", "I sent the {p} back, where is my refund?",
+            "Money back for the {p} please.", "You owe me a refund for the {p}.", "I am not happy with the {p} and want a refund.",
+            "I was charged twice for the {p}, please refund one payment.", "How do I get my money back for my {p}?",
+            "Refund for {p} please.", "The {p} was too small, so we ask for our money back.",
+            "I have not received the refund for the {p} yet.", "When will I see the money for my {p} again?",
+            "My refund of the {p} is too low.", "Give me the money that I paid for the {p}.",
         ),
         "unseen": (
-            "We would love a refund for our {p}.", "Please send my money back, the {p} is not for me.", "The money for the {p} should come back to me.",
-            "Is a refund possible for the {p}?", "I ask for a full refund of the {p}.", "I paid for the {p} and want that money back.",
+            "We would love a refund for our {p}.", "Please send my money back, the {p} is not for me.",
+            "The money for the {p} should come back to me.", "Is a refund possible for the {p}?",
+            "I ask for a full refund of the {p}.", "I paid for the {p} and want that money back.",
         ),
     },
     "exchange": {
         "seen": (
             "I want to exchange the {p} for another size.", "Can I swap the {p} for a blue one?", "Please exchange my {p}.",
-            "I got the wrong colour of the {p}, can we swap it?", "The {p} is too small, I need a bigger one instead.",
-            "Could I have a different model instead of the {p}?", "I would like to swap my {p}.", "You sent the wrong size of the {p}, please exchange it.",
-            "Is it possible to exchange the {p} for a larger one?", "Please send me another colour instead of this {p}.",
-            "The {p} does not fit, I need another size.", "Exchange for {p} please.", "We want to trade the {p} for the green one.",
-            "Can you replace the {p} with a smaller one?", "I picked the wrong {p}, may I change it for another one?",
-            "My {p} is the wrong colour, I need a red one instead.", "I need the {p} in a different size.", "How can I exchange a {p}?",
+            "I got the wrong colour of the {p}, can we swap it?", "The {p} is too small, I want to exchange it.",
+            "Could I have a different model instead of the {p}?", "I would like to swap my {p}.",
+            "You sent the wrong size of the {p}, please exchange it.", "Is it possible to exchange the {p} for a larger one?",
+            "Please send me another colour instead of this {p}.", "Exchange for {p} please.", "We want to swap the {p} for the green one.",
+            "Another size instead of the {p}, please.", "May I swap the {p} with a smaller one?",
+            "My {p} has the wrong colour, I need a red one instead.", "How can I exchange a {p}?",
+            "Please swap our {p}, it does not fit.", "I need a bigger one instead of my {p}.",
         ),
         "unseen": (
-            "Would you swap our {p} for a bigger size?", "We need to exchange this {p} for a black one.", "I would rather have another colour than this {p}.",
-            "The {p} is the wrong size, so please swap it.", "May I exchange the {p} that I got?", "Another size instead of the {p} would be better for me.",
+            "Would you swap our {p} for a bigger size?", "We need to exchange this {p} for a black one.",
+            "I would rather have another colour instead of this {p}.", "The {p} has the wrong size, so please swap it.",
+            "May I exchange the {p} that I got?", "A larger size instead of the {p} would be better for me.",
         ),
     },
     "delivery": {
         "seen": (
-            "Where is my {p}?", "My {p} has not arrived yet.", "When will the {p} be delivered?", "I am still waiting for the {p}.",
-            "The parcel with the {p} is late.", "The {p} should have been here last week.", "Can you track the package with my {p}?",
-            "The tracking of my {p} does not move.", "Has the {p} been shipped?", "I never received the {p}.",
-            "The driver did not bring the {p}.", "What is the delivery date of the {p}?", "My package with the {p} seems to be lost.",
-            "The {p} did not come today.", "When does the {p} get here?", "Delivery of {p} please check.",
-            "We have waited three weeks for our {p}.", "The shipping of the {p} takes too long.",
+            "Where is my {p}?", "My {p} has not arrived yet.", "When will the {p} arrive?", "I am still waiting for the delivery of the {p}.",
+            "The parcel with the {p} is late.", "The {p} should have arrived last week.", "Can you track the package with my {p}?",
+            "The tracking of my {p} does not move.", "Where is the package with the {p}?", "The {p} never arrived.",
+            "The package with the {p} did not come.", "What is the delivery date of the {p}?", "My package with the {p} seems to be lost.",
+            "The delivery of the {p} is late.", "When does my {p} arrive here?", "Delivery of {p} please check.",
+            "We have waited three weeks for our {p} to arrive.", "Please track the parcel with the {p}.",
         ),
         "unseen": (
             "We are still waiting for our {p} to arrive.", "Do you know when the {p} will arrive?", "The delivery of my {p} is late again.",
-            "The package with the {p} never arrived here.", "Please track my {p}, it is not here yet.", "Where is the parcel with our {p} now?",
+            "The package with the {p} never arrived here.", "Please track my {p}, it has not arrived.", "Where is the parcel with our {p} now?",
         ),
     },
     "repair": {
         "seen": (
-            "My {p} is broken.", "The {p} stopped working.", "The {p} does not turn on any more.", "Can you repair my {p}?",
-            "There is a crack in the {p}.", "The {p} makes a strange noise.", "The battery of the {p} is dead.", "The {p} fell apart after two days.",
-            "My {p} gets very hot and smells of smoke.", "The button of the {p} is stuck.", "The {p} is damaged, please fix it.",
-            "I need a repair for my {p}.", "The screen of the {p} is black.", "Water comes out of the {p}.", "My new {p} is defective.",
-            "Repair for {p} please.", "Who can fix the {p}?", "The {p} keeps switching off.",
+            "My {p} is broken.", "The {p} stopped working.", "The {p} does not work any more.", "Can you repair my {p}?",
+            "A part of the {p} is broken.", "The {p} makes a noise and needs a repair.", "The battery of the {p} is broken.",
+            "The {p} fell down, can you fix it?", "Please fix my {p}.", "The button of the {p} does not work.",
+            "The {p} is damaged, please fix it.", "I need a repair for my {p}.", "The screen of the {p} is broken.",
+            "Who can repair the {p}?", "My new {p} does not work.", "Repair for {p} please.", "Can somebody fix the {p}?",
+            "The {p} arrived broken.",
         ),
         "unseen": (
-            "Our {p} is broken and needs a repair.", "Since Monday the {p} does not work.", "Can somebody fix our {p}?",
-            "A part of the {p} is broken.", "The {p} will not turn on today.", "I found a crack in my {p}, please repair it.",
+            "Our {p} is broken and needs a repair.", "Since Monday the {p} does not work.", "Could you fix our {p}?",
+            "The handle of the {p} is broken.", "The {p} stopped working again.", "I think my {p} is broken, please repair it.",
         ),
     },
     "cancel": {
         "seen": (
             "Please cancel my order of the {p}.", "I want to cancel the {p}.", "I do not need the {p} any more, please cancel it.",
-            "Can I still cancel the {p}?", "Stop the order of the {p}.", "I ordered the {p} by mistake, cancel it please.",
-            "Please do not send the {p}, I changed my mind.", "I would like to cancel the {p} that I ordered.", "Cancel {p} please.",
-            "Take the {p} off my order.", "We found the {p} cheaper elsewhere, so cancel our order.", "How can I cancel my {p}?",
-            "Call off the order of the {p}.", "I ordered the {p} twice, cancel one of them.", "My plans changed, please cancel the {p}.",
-            "Please stop the {p} before it is sent.", "I wish to withdraw from buying the {p}.", "The {p} is no longer needed, stop it.",
+            "Can I still cancel the {p}?", "Please cancel the {p} at no cost.", "I ordered the {p} by mistake, cancel it please.",
+            "Cancel the {p}, I changed my mind.", "I would like to cancel the {p} that I ordered.", "Cancel {p} please.",
+            "We bought the {p} elsewhere, so cancel our order.", "How can I cancel my {p}?", "I must cancel the order of the {p}.",
+            "I ordered the {p} twice, cancel one of them.", "My plans changed, please cancel the {p}.",
+            "Please cancel the {p} before it is sent.", "Did you cancel my {p}?", "We wish to cancel the {p}.",
+            "I need to cancel a {p}.",
         ),
         "unseen": (
-            "We must cancel our {p}.", "Could you cancel the order with the {p}?", "Cancel the {p} that I bought, I changed my mind.",
-            "Please stop my order, I ordered the {p} by mistake.", "I no longer need the {p} and want to cancel.", "Is it too late to cancel the {p}?",
+            "We must cancel our {p}.", "Could you cancel the order with the {p}?", "Cancel the {p} that I bought, I do not like it.",
+            "Please cancel, I ordered the {p} by mistake.", "I no longer need the {p} and want to cancel.", "Is it too late to cancel the {p}?",
         ),
     },
     "invoice": {
         "seen": (
             "I need an invoice for the {p}.", "Please send me the bill for the {p}.", "The receipt of the {p} is missing.",
             "Can I get a copy of the invoice for my {p}?", "The invoice for the {p} shows the wrong name.", "I lost the receipt for the {p}.",
-            "Where can I download the bill of the {p}?", "My company needs an invoice for the {p}.", "Invoice for {p} please.",
+            "Where can I find the bill of the {p}?", "My company needs an invoice for the {p}.", "Invoice for {p} please.",
             "The tax on the bill of the {p} is wrong.", "Please mail the receipt for the {p}.", "I never got a bill for the {p}.",
             "Could you put our company name on the invoice of the {p}?", "There was no receipt in the box of the {p}.",
             "I need the paper invoice of the {p} for my taxes.", "The {p} came without a bill.", "Please correct the invoice of the {p}.",
@@ -97,52 +105,25 @@ CORES = {
             "We still need the invoice of our {p}.", "The bill for the {p} has the wrong tax.", "A new receipt for the {p} would help me.",
         ),
     },
-    "address": {
-        "seen": (
-            "I moved, please send the {p} to my new address.", "Change the delivery address of the {p} please.", "The address for the {p} is wrong.",
-            "I gave you the wrong street for the {p}.", "Can the {p} go to my office instead?", "Please send the {p} to another address.",
-            "I need to change where the {p} goes.", "The {p} must go to my new house.", "My address changed after I bought the {p}.",
-            "There is a mistake in the address of my {p}.", "Update the address for the {p}.", "New address for {p} please.",
-            "Please correct the house number for the {p}.", "Can you send the {p} to my neighbour's address?", "We live in another town now, the {p} has to go there.",
-            "How can I change the address for my {p}?", "I typed the wrong city for the {p}.", "Ship the {p} to my work address.",
-        ),
-        "unseen": (
-            "Our address is new, the {p} must go there.", "Please change the address on the {p}.", "The street for my {p} is wrong.",
-            "Could you send our {p} to the new address?", "I wrote the wrong address for the {p}.", "We moved to another house, send the {p} there.",
-        ),
-    },
-    "usage": {
-        "seen": (
-            "How do I set up the {p}?", "How does the {p} work?", "I cannot find the manual of the {p}.", "What does the red light on the {p} mean?",
-            "How do I clean the {p}?", "Can I use the {p} outdoors?", "Which cable does the {p} need?", "How do I connect the {p} to my phone?",
-            "Is there a guide for the {p}?", "How long do I have to charge the {p}?", "Question about the {p}: how do I open it?",
-            "Please explain how to use the {p}.", "What is the second button of the {p} for?", "How can I reset the {p}?",
-            "Does the {p} work with a timer?", "Is it safe to wash the {p}?", "I do not understand the settings of the {p}.", "How do I start my {p}?",
-        ),
-        "unseen": (
-            "Could you explain how our {p} works?", "Is there a manual for my {p}?", "How do I use the buttons of the {p}?",
-            "What is the best way to clean my {p}?", "I need a guide to set up the {p}.", "How do I connect our {p}?",
-        ),
-    },
 }
 
 URGENCY = {
     "high": {
         "seen": (
-            "It is urgent.", "This is very urgent!", "I need an answer today.", "Please hurry!", "I need this solved immediately.",
-            "Answer as soon as possible.", "This cannot wait.", "I need it by tomorrow.", "Do it right now please.", "Help at once!",
-            "It is an emergency.", "I am running out of time.", "Please act right away.", "ASAP please.",
+            "It is urgent.", "This is very urgent!", "I need an answer today.", "Urgent!", "I need this solved immediately.",
+            "Answer as soon as possible.", "Please help today.", "As soon as possible please.", "Do it immediately please.",
+            "It is really urgent for me.", "It is an emergency.", "This is an emergency!", "Please answer immediately.", "It has to be today.",
         ),
         "unseen": (
-            "Please, this is urgent for us!", "We need it solved today.", "As soon as possible, please!", "It really cannot wait.",
-            "Please help immediately.", "Hurry, I need an answer right away.",
+            "Please, this is urgent for us!", "We need it solved today.", "As soon as possible, please!", "This is really urgent.",
+            "Please help immediately.", "For us it is an emergency.",
         ),
     },
     "normal": {
         "seen": (
-            "", "", "", "", "I hope you can help me.", "Please let me know.", "I look forward to your reply.", "What should I do?",
+            "", "", "", "", "", "I hope you can help me.", "Please let me know.", "I look forward to your reply.", "What should I do?",
             "Could you check this?", "Please write back.", "Tell me what you need from me.", "I bought it last month.", "It was a gift.",
-            "You can reach me by mail.",
+            "You can reach me by mail.", "It is for my mother.",
         ),
         "unseen": (
             "", "", "Please check and let me know.", "I hope to get a reply.", "It was a gift for my sister.", "Tell me what I should do.",
@@ -150,13 +131,13 @@ URGENCY = {
     },
     "low": {
         "seen": (
-            "No hurry.", "There is no rush.", "Take your time.", "It can wait.", "Whenever you have time.", "It is not urgent.",
-            "Any time this month is fine.", "I am in no hurry.", "No need to rush.", "Just when you get to it.", "Some day is fine.",
-            "It does not have to be soon.",
+            "No hurry.", "There is no rush.", "Take your time.", "I have time.", "Whenever you have time.", "There is no hurry.",
+            "I am in no hurry.", "No need to rush.", "No rush at all.", "Please take your time.", "Whenever you can.",
+            "Take all the time you need.", "You do not have to hurry.",
         ),
         "unseen": (
-            "Please take your time, no rush.", "I am not in a hurry.", "This is not urgent at all.", "It can wait a while.",
-            "Whenever it suits you, no hurry.", "There is no need to hurry.",
+            "Please take your time, no rush.", "There is no hurry at all.", "I am in no rush.", "Take the time you need.",
+            "Whenever it suits you, no hurry.", "No need to hurry.",
         ),
     },
 }
@@ -310,7 +291,7 @@ def _pieces(pattern: str) -> list[tuple[str, bool]]:
 
 def wording(rng: Random, table: dict, patterns: dict, label: str, part: str) -> str:
     """A wording of one label: training draws from its sentences and patterns, never one that the unseen part uses."""
-    if part == "unseen" or label not in patterns or rng.random() < 0.35:
+    if part == "unseen" or label not in patterns or rng.random() < 0.65:
         return rng.choice(table[label][part])
     while True:
         found = rng.choice(_expanded(patterns[label][rng.randrange(len(patterns[label]))]))
@@ -324,8 +305,8 @@ def _expanded(pattern: str) -> tuple[str, ...]:
 
 
 def brand(rng: Random, part: str) -> str:
-    """First word of a product's name; half of the training ones are made from syllables, so that names are copied."""
-    if part == "unseen" or rng.random() < 0.5:
+    """First word of a product's name; a fifth of the training ones is made from syllables, so that names are copied."""
+    if part == "unseen" or rng.random() < 0.8:
         return rng.choice(BRANDS[part])
     while True:
         name = (rng.choice(SYLLABLES[0]) + rng.choice(SYLLABLES[rng.randrange(2)]) + rng.choice(SYLLABLES[1])).capitalize()

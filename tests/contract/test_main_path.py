@@ -34,7 +34,7 @@ def test_each_step_leads_to_the_next() -> None:
     words = {
         "tunesmith.cli": "import_module(f\"tunesmith.cli.{name}\")", "tunesmith.cli.options": "getattr(api, verb)",
         "tunesmith.api": "execute(", "tunesmith.runner.execute": "stage.run(", "tunesmith.stages.train.run": "Loop(",
-        "tunesmith.stages.train.loop": "engine.step()",
+        "tunesmith.stages.train.loop": "engine.step(",
     }  # fmt: skip
     for module, _ in PATH[:-1]:
         assert words[module] in source_of(module), f"{module} no longer leads to the next step"

@@ -58,9 +58,9 @@ class _Loader(yaml.SafeLoader):
                 self.note_lines(item, f"{path}.{position}")
 
 
-# YAML 1.1 reads 1e-4 and 1.e5 as text; a learning rate written so must be a number.
+# YAML 1.1 reads 1e-4 as text, and on, off, yes, no as truth values; here numbers are numbers and words are words.
 _Loader.yaml_implicit_resolvers = {
-    first: [entry for entry in entries if entry[0] not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")]
+    first: [entry for entry in entries if entry[0].rsplit(":", 1)[1] not in ("timestamp", "float", "bool")]
     for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -70,6 +70,9 @@ _Loader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
 
 
 def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
@@ -304,8 +307,6 @@ def _problems(error: ValidationError, content: dict[str, Any], lines: Mapping[st
         else:
             value = _value_at(content, path)
             fix = f"{path}: {key.default if key.default is not None else key.other}" if key else "see docs/recipe.md"
-            if isinstance(value, bool) and key and "text" not in key.expected:
-                fix += "   (yes, no, on and off are truth values in YAML; quote them to mean the word)"
             found[path] = Problem("RCP-011", _place(path, lines), f"is {value!r}", expected, fix)
     return list(found.values())
 

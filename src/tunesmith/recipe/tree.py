@@ -247,7 +247,7 @@ class Data(Section):
         other="truncate",
     )
     learn: Literal["all", "last"] = key(
-        "all", "Which assistant turns are learned: all, or the last one only.", owner="text.masks", other="last"
+        "all", "Which assistant turns are learned: all, or the last one only.", owner="text.templates", other="last"
     )
 
 
@@ -268,7 +268,9 @@ class AdamW(Section):
 
 class Sgd(Section):
     type: Literal["sgd"] = "sgd"
-    momentum: float = key(0.0, "Momentum.", owner="stages.train.optimizer", other=0.9, ge=0, lt=1)
+    momentum: float = key(
+        0.0, "Share of the last update that is kept.", owner="stages.train.optimizer", other=0.9, ge=0, lt=1
+    )
     weight_decay: float = key(
         0.0, "L2 penalty; not on biases and norms.", owner="stages.train.optimizer", other=0.1, ge=0
     )

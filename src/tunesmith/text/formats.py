@@ -145,7 +145,7 @@ def _sharegpt(row: dict[str, Any]) -> Example:
 
 
 def _alpaca(row: dict[str, Any]) -> Example:
-    answer = next(key for key in (*ANSWERS, "output") if key in row or key == "output")
+    answer = next((key for key in ANSWERS if key in row), "output")
     instruction = _content(row.get("instruction"), "instruction")
     extra = _content(row.get("input") or "", "input")
     turns = [Message("user", f"{instruction}\n\n{extra}" if extra.strip() else instruction)]

@@ -18,7 +18,7 @@ SHOWN = {
     "prepare/rows_encoded": "rows encoded",
     "evaluate/base_answers": "base answers",
     "evaluate/tuned_answers": "tuned answers",
-    "answers": "served answers",
+    "serve/answers": "served answers",
 }
 
 
@@ -62,7 +62,7 @@ class Console:
             return f"train   step {event.step}/{self.steps}  loss {self.loss}  validation perplexity {event.value:.3f}"
         if event.name in SHOWN:
             return f"{event.stage:<7} {format_count(event.value)} {SHOWN[event.name]}"
-        if event.name == "phase":
+        if event.name == "serve/phase":
             return f"{event.stage:<7} {event.value}"
         return None
 

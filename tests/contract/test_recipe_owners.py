@@ -1,0 +1,37 @@
+"""No key without an owner, a line of doc and another value; the generated page is current."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunesmith.recipe import parse_recipe
+from tunesmith.recipe.keys import all_keys
+
+ROOT = Path(__file__).parents[2]
+KEYS = [key for key in all_keys().values() if not key.path.endswith(".type") or key.path == "train.schedule.type"]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
+def test_a_key_has_an_owner_that_exists_and_a_doc(key) -> None:
+    place = ROOT / "src" / "tunesmith" / Path(*key.owner.split("."))
+    assert key.owner, "no owner"
+    assert place.is_dir() or place.with_suffix(".py").is_file(), f"{key.owner} does not exist"
+    assert len(key.doc) > 10
+
+
+def test_the_page_of_keys_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/recipe_page.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_shipped_recipe_loads() -> None:
+    found = [*ROOT.glob("examples/**/recipe.yaml"), *ROOT.glob("recipes/*.yaml"), *ROOT.glob("benchmarks/**/*.yaml")]
+    assert found
+    for path in found:
+        assert parse_recipe(path.read_text()).data.sources

@@ -1,0 +1,98 @@
+"""The plan's arithmetic; the report of finished and of stopped runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith.errors import ModelError
+from tunesmith.planner import plan
+from tunesmith.planner.hardware import Gpu, Hardware, detect
+from tunesmith.planner.shapes import Shape
+from tunesmith.recipe import Recipe, parse_recipe
+from tunesmith.report import build, charts
+from tunesmith.runs.run import Run
+
+LLAMA_8B = {
+    "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
+}  # fmt: skip
+H200 = Hardware(16, 128 << 30, 100 << 30, (Gpu("H200", 141 << 30, 140 << 30, 9.0),))
+LAPTOP = Hardware(2, 24 << 30, 20 << 30)
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse_recipe("data: {sources: rows.jsonl}", overrides)
+
+
+def test_parameters_are_those_of_the_published_model() -> None:
+    shape = Shape.of(LLAMA_8B)
+    assert shape.parameters == 8_030_261_248
+    assert shape.adapter_parameters(recipe().adapter) == 41_943_040  # type: ignore[arg-type]
+
+
+def test_parameters_are_those_that_transformers_makes(tiny_model_dir: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(tiny_model_dir / "model.safetensors", "pt") as file:
+        real = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+    assert Shape.of(json.loads((tiny_model_dir / "config.json").read_text())).parameters == real
+
+
+def test_more_asked_is_more_planned() -> None:
+    def peak(*overrides: str) -> float:
+        return (
+            plan(recipe("train.micro_batch=2", *overrides), LLAMA_8B, statistics=None, hardware=H200)
+            .figures["peak_memory"]
+            .value
+        )
+
+    assert peak("data.max_tokens=4096") > peak("data.max_tokens=1024")
+    assert peak("train.micro_batch=4") > peak()
+    assert peak("adapter.rank=64") > peak()
+    assert peak("train.gradient_checkpointing=on") < peak("train.gradient_checkpointing=off")
+
+
+def test_what_does_not_fit_is_refused_with_what_to_change() -> None:
+    with pytest.raises(ModelError, match=r"PLN-002(.|\n)*adapter: lora"):
+        plan(recipe("adapter=full"), LLAMA_8B, statistics=None, hardware=LAPTOP)
+    with pytest.raises(ModelError, match="PLN-001"):
+        plan(recipe(), {"model_type": "mystery"}, statistics=None, hardware=LAPTOP)
+
+
+def test_the_plan_fits_the_memory_it_was_given() -> None:
+    made = plan(recipe("train.batch_size=64"), LLAMA_8B, statistics=None, hardware=H200)
+    assert made.figures["peak_memory"].value <= 141 << 30
+    assert made.choices["precision"] == "bf16"
+    assert "peak memory" in made.to_text()
+    json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_this_machine_is_seen() -> None:
+    found = detect()
+    assert found.cores >= 1
+    assert found.ram_bytes >= found.ram_available_bytes > 0
+
+
+def test_a_run_that_failed_has_a_report_that_says_where_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    run = Run.open_or_create(tmp_path, recipe())
+    run.record(
+        "prepare",
+        "stage/failed",
+        {"error": "DAT-031", "what": "no row in <script>alert(1)</script>", "exit_status": 65, "problems": []},
+    )
+    page = build(run).read_text()
+    assert "Stopped in prepare" in page
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert json.loads((run.path / "report.json").read_text())["status"]["trouble"]["stage"] == "prepare"
+
+
+def test_charts_draw_what_they_are_given() -> None:
+    drawn = charts.lines({"loss": [(1, 3.0), (2, float("nan")), (3, 0.5)]}, "step", "loss", log=True)
+    assert drawn.count("<circle") == 2
+    assert "nan" not in drawn
+    assert charts.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert charts.lines({}, "x", "y") == ""
