@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,17 @@ def test_a_stage_that_fails_leaves_nothing_half_true_and_the_same_command_goes_o
     bench.worked()
     assert statuses(bench.run()) == ["reused", "done", "done"]
     assert bench.worked() == ["shape", "judge"]
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """Signals as in a terminal: a shell that starts tests in the background has them ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])

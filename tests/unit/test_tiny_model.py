@@ -149,7 +149,11 @@ def test_corpus_is_not_on_the_quickstart_task(scripts: dict, tmp_path: Path) -> 
         text for text in texts if FORBIDDEN.search(text) or "refund" in text.lower() or "support desk" in text.lower()
     ]
     scripts["make_data"].write_data(tmp_path)
-    rows = [json.loads(line) for name in ("test", "test_unseen") for line in (tmp_path / f"{name}.jsonl").open()]
+    rows = [
+        json.loads(line)
+        for name in ("test", "test_unseen")
+        for line in (tmp_path / f"{name}.jsonl").read_bytes().splitlines()
+    ]
     assert not {row["messages"][0]["content"] for row in rows} & set(texts)
 
 
@@ -169,7 +173,7 @@ def test_a_short_pretraining_lowers_the_loss_and_saves_a_model_that_loads(script
         last = pretrain.pretrain(tmp_path, 5, budget, report_every=2, validation=8, tokenizer_documents=1500)
     finally:
         torch.set_num_threads(threads)
-    lines = [json.loads(line) for line in (tmp_path / "pretrain_log.jsonl").open()]
+    lines = [json.loads(line) for line in (tmp_path / "pretrain_log.jsonl").read_bytes().splitlines()]
     assert lines[0]["parameters"] == 2_607_168
     assert lines[0]["seed"] == 5
     assert last["step"] == 6
@@ -189,7 +193,9 @@ def test_rows_are_packed_without_cutting_a_document(scripts: dict) -> None:
 
 
 def test_log_of_the_real_run_is_committed() -> None:
-    lines = [json.loads(line) for line in (ROOT / "tools" / "tiny_model" / "pretrain_log.jsonl").open()]
+    lines = [
+        json.loads(line) for line in (ROOT / "tools" / "tiny_model" / "pretrain_log.jsonl").read_bytes().splitlines()
+    ]
     assert {"command", "seed", "date", "machine", "parameters"} <= set(lines[0])
     assert lines[-1]["loss"] < lines[1]["loss"]
     assert lines[-1]["exact"]["two_parts"] > 0.8
@@ -204,7 +210,8 @@ def data(scripts: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict,
     folder = tmp_path_factory.mktemp("data")
     planted = scripts["make_data"].write_data(folder)
     parts = {
-        n: [json.loads(line) for line in (folder / f"{n}.jsonl").open()] for n in ("validation", "test", "test_unseen")
+        n: [json.loads(line) for line in (folder / f"{n}.jsonl").read_bytes().splitlines()]
+        for n in ("validation", "test", "test_unseen")
     }
     return planted, (folder / "train.jsonl").read_bytes().splitlines(), parts
 
