@@ -1,7 +1,7 @@
 """Peak memory by part, for one micro-batch of the longest rows.
 
-On the CPU the figure is the growth of the training process after its imports. The constants for the CPU were set by hand from
-the quickstart's measured peak (414 MB, 2 cores, 2026-11-24); a fit over many configurations is still to come, so the band is wide.
+On the CPU the figure is the growth of the training process after its imports. Constants marked "fitted" are least
+squares over the configurations of benchmarks/results/planner.json (date and machine there); everything else is counted.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from tunesmith.recipe import Lora, Recipe
 from tunesmith.units import MIB
 
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
-CPU_FIXED = 150 * MIB  # thread pools, kernels, the allocator's own books, validation
-CPU_BAND, GPU_BAND = 0.4, 0.4
-LOGIT_COPIES = 3.0  # logits in fp32, their log-softmax and its gradient
+CPU_FIXED = 81 * MIB  # fitted: thread pools, kernels, the allocator's own books
+ACTIVATION_FACTOR = 1.1  # fitted: what a block saves beyond the tensors counted below
+CPU_BAND, GPU_BAND = 0.35, 0.4
+LOGIT_COPIES = 6.0  # fitted; logits in fp32, their log-softmax and its gradient
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def peak(
     trainable = shape.trainable(spec)
     states = 2 if spec.train.optimizer.type == "adamw" else int(spec.train.optimizer.momentum > 0)
     tokens = micro_batch * num_tokens
-    layer = tokens * _layer_values(shape, is_lora) * width
+    layer = tokens * _layer_values(shape, is_lora) * width * ACTIVATION_FACTOR
     if checkpointing:
         activations = tokens * shape.hidden * width * shape.num_layers + layer
     else:
