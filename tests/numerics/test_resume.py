@@ -143,3 +143,12 @@ def test_a_lost_best_checkpoint_stops_with_the_key_that_helps(tiny_model_dir: Pa
     (best / "model.safetensors").unlink()
     with pytest.raises(FileError, match=r"(?s)TRN-004 train\.keep: the best checkpoint \(step 3\).*train\.keep: last"):
         training.again().train()
+
+
+def test_a_resume_does_not_count_a_validation_twice(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = [*WORSENING, "train.evaluate_every=1", "train.save_every=1", "train.early_stopping={patience: 2}"]
+    training = small_training(tmp_path, tiny_model_dir, settings)
+    kill_at(training, "train/loss", 5)  # step 4 was the first without a gain
+    with pytest.raises(Killed):
+        training.train()
+    assert training.again().train().notes["steps"] == 5
