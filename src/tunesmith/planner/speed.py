@@ -6,11 +6,12 @@ from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
 
-# Achieved in training, not peaks: about 55 GFLOP/s per core in fp32 over benchmarks/results/planner.json, 2 cores.
+# CPU: from benchmarks/results/planner.json (one thread, fp32), whose predictions at 20e9 were 2.1 to 3.6 times the measured
+# time, that is 43 to 72 GFLOP/s; not measured again with this value. GPU: assumptions from data sheets, unmeasured.
 CPU_FLOPS_PER_CORE = 50e9
 GPU_SHARE_OF_PEAK = 0.4
-GPU_PEAK = {9.0: 790e12, 8.9: 150e12, 8.6: 70e12, 8.0: 290e12}  # bf16 matrix multiply, sustained
-BAND = 2.5  # measured rates lay within a factor of 2.5 of these constants
+GPU_PEAK = {9.0: 790e12, 8.9: 150e12, 8.6: 70e12, 8.0: 290e12}  # bf16 matrix multiply, assumed
+BAND = 2.5  # chosen wide; how often it holds is not measured for these constants
 
 
 def flops_per_token(spec: Recipe, shape: Shape, num_tokens: float, learned_share: float, checkpointing: bool) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-CHARACTERS_PER_TOKEN = 3  # cautious for English under common tokenizers (3.5 to 4.5 measured in the field)
+CHARACTERS_PER_TOKEN = 3  # an assumption, cautious for English; other languages may need fewer
 
 
 def commented_recipe(seen: Any, path: str, base: str | None) -> str:
