@@ -36,7 +36,7 @@ class Metric:
 
 
 def exact_match(expected: str, answer: str, item: Item) -> float:
-    """1 where answer and expected text are equal after white space at both ends is removed; nothing else is forgiven."""
+    """1 where answer and expected text are equal but for white space at both ends; nothing else is forgiven."""
     return float(expected.strip() == answer.strip())
 
 
@@ -116,7 +116,7 @@ def load_metric(name: str, allowed_code: Mapping[str, str]) -> Metric:
     """The metric of that name, or the function of "path/to/file.py:function".
 
     allowed_code: "file.py:function" -> sha256 of the file, as the user allowed it by --allow-code.
-    Raises RecipeError EVL-003 (no such metric), QuestionError EVL-004 (code that nobody allowed, or that changed since).
+    Raises RecipeError EVL-003 (no such metric) or EVL-005 (unusable file), QuestionError EVL-004 (code not allowed).
     """
     if name in METRICS:
         return Metric(name, METRICS[name])
@@ -144,8 +144,8 @@ def _custom(name: str, path: Path, function: str, allowed_code: Mapping[str, str
         changed = name in allowed_code
         raise QuestionError(
             "EVL-004",
-            f"evaluate.metrics names Python code {'that changed since it was allowed' if changed else 'that would run'}: "
-            f"{name} (sha256 {digest[:12]}...)",
+            f"evaluate.metrics names Python code that {'changed since it was allowed' if changed else 'would run'}: {name} "
+            f"(sha256 {digest[:12]}...)",
             where="evaluate.metrics",
             expected="your consent, because a metric can do all that you can do",
             fix="read the file, then run the same command with --allow-code",
