@@ -64,7 +64,9 @@ def test_a_killed_run_goes_on_with_the_same_command_and_ends_the_same(
     wait_for_checkpoint(killed, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not list((killed / "artifacts").glob("adapter/*/adapter_model.safetensors")), "it was killed too late to show anything"
+    assert not list((killed / "artifacts").glob("adapter/*/adapter_model.safetensors")), (
+        "it was killed too late to show anything"
+    )
 
     tunesmith("train", recipe, "--workspace", killed)
     assert adapter_bytes(killed) == adapter_bytes(straight)

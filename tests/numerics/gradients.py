@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from tunesmith.modeling.adapters import attach_lora
 from tunesmith.modeling.dropout import StepContext
+from tunesmith.modeling.forward import micro_batches
 from tunesmith.modeling.load import load_model, recompute_activations
+from tunesmith.modeling.packing import choose_layout
 from tunesmith.recipe import Lora, parse_recipe
 from tunesmith.runs.dataset import Dataset
-from tunesmith.stages.train.batches import Order, micro_batches, share
+from tunesmith.stages.train.batches import Order, share
 from tunesmith.stages.train.engines import LocalEngine, ReplicaEngine
 from tunesmith.stages.train.loop import Loop
 from tunesmith.stages.train.optimizer import make_optimizer
@@ -35,6 +37,11 @@ def make_model(model_dir: Path, adapter: str, dropout: float, context: StepConte
     return model.train()
 
 
+def plain(model: nn.Module) -> nn.Module:
+    """The transformers model below an adapter."""
+    return getattr(model, "get_base_model", lambda: model)()
+
+
 def make_loop(
     model_dir: str,
     dataset_dir: str,
@@ -43,6 +50,7 @@ def make_loop(
     micro_batch: int = 2,
     recompute: bool = False,
     processes: int = 1,
+    packed: bool = False,
 ) -> Loop:
     """The loop as the stage builds it, with SGD, whose updates show the scale of gradients (AdamW's hide it)."""
     recipe = parse_recipe(
@@ -52,12 +60,13 @@ def make_loop(
     dataset, context = Dataset(Path(dataset_dir)), StepContext(SEED)
     examples = dataset.split("train")
     engine = (ReplicaEngine if processes > 1 else LocalEngine)(None)
-    model = engine.wrap(
-        make_model(Path(model_dir), adapter, dropout, context, recompute), lambda p: make_optimizer(p, recipe.train)
-    )
+    model = make_model(Path(model_dir), adapter, dropout, context, recompute)
+    layout = choose_layout(plain(model), int(dataset.lengths().max())) if packed else "rows"
+    assert packed == (layout == "packed")
+    model = engine.wrap(model, lambda p: make_optimizer(p, recipe.train))
     order = Order.of(examples, SEED, recipe.train)
     budget = micro_batch * int(dataset.lengths()[examples].max())
-    return Loop(recipe.train, dataset, order, model, engine, context, budget_tokens=budget)
+    return Loop(recipe.train, dataset, order, model, engine, context, budget_tokens=budget, layout=layout)
 
 
 def step_gradients(**settings: object) -> dict[str, Tensor]:
@@ -66,7 +75,7 @@ def step_gradients(**settings: object) -> dict[str, Tensor]:
     examples, engine = loop.order.step(STEP), loop.engine
     total = float(loop.learned_weights[examples].sum())
     groups = micro_batches(
-        share(examples, loop.lengths, engine.rank, engine.world_size), loop.lengths, loop.budget_tokens
+        share(examples, loop.lengths, engine.rank, engine.world_size), loop.lengths, loop.budget_tokens, loop.layout
     )
     loss, tokens = loop.accumulate(STEP, groups, total)
     sums = engine._synchronise(loss, tokens, False)

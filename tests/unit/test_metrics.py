@@ -85,7 +85,9 @@ def test_an_allowed_metric_is_loaded_and_shown_without_its_folder(own_metric: Pa
 
 def test_a_metric_that_fails_is_named_with_the_item_and_the_exception(own_metric: Path) -> None:
     name = f"{own_metric}:first_word"
-    with pytest.raises(DataError, match=r"EVL-006 .*mine\.py:first_word raised IndexError: .* for row 7 \(unseen rows\)"):
+    with pytest.raises(
+        DataError, match=r"EVL-006 .*mine\.py:first_word raised IndexError: .* for row 7 \(unseen rows\)"
+    ):
         score(load_metric(name, allowed(name)), "yes", "", ITEM)
 
 

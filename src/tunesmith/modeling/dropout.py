@@ -6,12 +6,15 @@ bit is a hash of where it stands; nothing needs to be saved, and a redone step i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-# Shape suffixes: B examples, T positions, D features.
+from tunesmith.modeling.packing import positions
+
+# Shape suffixes: E examples, B rows, T columns, D features.
 GOLDEN_32 = 0x9E3779B1  # odd, so that multiplying by it permutes the 32-bit numbers
 MASK_32 = 0xFFFFFFFF
 
@@ -21,16 +24,24 @@ IntOrTensor = TypeVar("IntOrTensor", int, Tensor)
 class StepContext:
     """What the masks of the current micro-batch follow from; the loop sets it before each forward pass.
 
-    examples_B: int64 ids of the examples, in the order of the micro-batch's rows.
+    examples_E: int64 ids of the examples, in the order of the micro-batch. lengths: tokens of each where they are packed
+    end to end; None where each has its row.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.step = 0
-        self.examples_B: Tensor | None = None
+        self.examples_BT: Tensor | None = None  # broadcasts to [B, T]
+        self.positions_BT: Tensor | None = None  # in the example; None: the column
 
-    def set(self, step: int, examples_B: Tensor) -> None:
-        self.step, self.examples_B = step, examples_B
+    def set(self, step: int, examples_E: Tensor, lengths: Sequence[int] | None = None) -> None:
+        self.step = step
+        if lengths is None:
+            self.examples_BT, self.positions_BT = examples_E[:, None], None
+        else:
+            sizes = torch.tensor(lengths, device=examples_E.device)
+            self.examples_BT = examples_E.repeat_interleave(sizes)[None]
+            self.positions_BT = positions(lengths).to(examples_E.device)[None]
 
 
 class FunctionalDropout(nn.Module):
@@ -46,22 +57,24 @@ class FunctionalDropout(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         if not self.training:
             return x_BTD
-        examples_B = self.context.examples_B
-        assert examples_B is not None, "the step's examples are set before the forward pass"
-        assert x_BTD.shape[:-2] == examples_B.shape, (x_BTD.shape, examples_B.shape)
-        keep_BTD = self._bits(examples_B.to(x_BTD.device), x_BTD.shape) >= round(self.p * 2**32)
+        examples_BT = self.context.examples_BT
+        assert examples_BT is not None, "the step's examples are set before the forward pass"
+        assert x_BTD.shape[0] == examples_BT.shape[0], (x_BTD.shape, examples_BT.shape)
+        keep_BTD = self._bits(examples_BT.to(x_BTD.device), x_BTD.shape) >= round(self.p * 2**32)
         return x_BTD * keep_BTD.to(x_BTD.dtype) * (1.0 / (1.0 - self.p))
 
-    def _bits(self, examples_B: Tensor, shape: torch.Size) -> Tensor:
+    def _bits(self, examples_BT: Tensor, shape: torch.Size) -> Tensor:
         """32 random bits for each element, as int64."""
-        _, num_positions, num_features = shape
+        _, num_columns, num_features = shape
         key = _mix(_mix(_mix(self.context.seed) + self.context.step) + self.module_id)
-        key_B = _mix(examples_B + key)
-        # t * D + d does not depend on how far the rows were padded.
-        place_TD = torch.arange(num_positions * num_features, device=examples_B.device).view(
-            num_positions, num_features
-        )
-        return _mix(key_B[:, None, None] + place_TD * GOLDEN_32)
+        key_BT = _mix(examples_BT + key)
+        positions_BT = self.context.positions_BT
+        if positions_BT is None:
+            positions_BT = torch.arange(num_columns, device=examples_BT.device)[None]
+        # t * D + d does not depend on how far the rows were padded, nor on what stands before an example.
+        features_D = torch.arange(num_features, device=examples_BT.device)
+        place_BTD = positions_BT.to(examples_BT.device)[..., None] * num_features + features_D
+        return _mix(key_BT[..., None] + place_BTD * GOLDEN_32)
 
 
 def _mix(x: IntOrTensor) -> IntOrTensor:

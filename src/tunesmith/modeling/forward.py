@@ -1,7 +1,7 @@
 """Forward passes that compute logits only where something is learned.
 
-Rows are padded on the right. With causal attention a position never sees what follows it, and padding is never learned,
-so no attention mask is needed and the fastest causal kernel serves.
+Documents are packed end to end (modeling/packing.py) or lie in rows padded on the right. With causal attention a position
+never sees what follows it, and padding is never learned, so no attention mask is needed and the fastest causal kernel serves.
 """
 
 from __future__ import annotations
@@ -15,47 +15,80 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 
+from tunesmith.modeling.packing import Layout, packed_inputs
 from tunesmith.runs.dataset import Dataset
 
-# Shape suffixes: B rows, T tokens, K learned positions of all rows together, V vocabulary, D hidden.
+# Shape suffixes: E examples, B rows, T tokens, K learned positions of all rows together, V vocabulary, D hidden.
 
 
 @dataclass(frozen=True)
 class Batch:
-    """examples_B: dataset indices. ids_BT: int64, padded on the right with 0 (never learned, never seen).
+    """examples_E: dataset indices. ids_BT: int64; a row per example, padded on the right with 0 (never learned, never
+    seen), or one row of all examples when packed.
 
     places_K: flat positions b * T + t whose hidden state predicts targets_K, with weights_K (float32).
-    num_tokens: real tokens, without padding.
+    num_tokens: real tokens, without padding. lengths: tokens of each packed example; None where each has its row.
     """
 
-    examples_B: Tensor
+    examples_E: Tensor
     ids_BT: Tensor
     places_K: Tensor
     targets_K: Tensor
     weights_K: Tensor
     num_tokens: int
+    lengths: tuple[int, ...] | None = None
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
         moved = (
             t.pin_memory().to(device, non_blocking=True)
-            for t in (self.examples_B, self.ids_BT, self.places_K, self.targets_K, self.weights_K)
+            for t in (self.examples_E, self.ids_BT, self.places_K, self.targets_K, self.weights_K)
         )
-        return Batch(*moved, self.num_tokens)
+        return Batch(*moved, self.num_tokens, self.lengths)
 
 
-def collate(dataset: Dataset, examples: Sequence[int]) -> Batch:
-    """The rows of some examples side by side. Labels come from learned spans, never from the padding id."""
+def micro_batches(
+    examples: Sequence[int], lengths: np.ndarray, budget_tokens: int, layout: Layout = "rows"
+) -> list[list[int]]:
+    """Groups of examples, longest first, within budget_tokens each; a single longer example goes alone.
+
+    Packed, a group costs its tokens; in rows every example is padded to the group's longest, its first.
+    """
+    groups: list[list[int]] = []
+    used = 0
+    for example in longest_first(examples, lengths):
+        length = int(lengths[example])
+        cost = length if layout == "packed" or not groups else int(lengths[groups[-1][0]])
+        if groups and used + cost <= budget_tokens:
+            groups[-1].append(example)
+            used += cost
+        else:
+            groups.append([example])
+            used = length
+    return groups
+
+
+def longest_first(examples: Sequence[int], lengths: np.ndarray) -> list[int]:
+    """Sorted by length, falling; equal lengths by number, so that the order follows from the set alone."""
+    return sorted(map(int, examples), key=lambda example: (-int(lengths[example]), example))
+
+
+def collate(dataset: Dataset, examples: Sequence[int], layout: Layout = "rows") -> Batch:
+    """Some examples side by side or end to end. Labels come from learned spans, never from the padding id."""
     rows = [dataset.sequence(int(example)) for example in examples]
-    width = max(len(ids) for ids, _, _ in rows)
-    ids_BT = np.zeros((len(rows), width), np.int64)
+    lengths = [len(ids) for ids, _, _ in rows]
+    if layout == "packed":
+        shape, starts = (1, sum(lengths)), np.cumsum([0, *lengths[:-1]])
+    else:
+        shape, starts = (len(rows), max(lengths)), np.arange(len(rows)) * max(lengths)
+    ids_BT = np.zeros(shape, np.int64)
     places, targets, weights = [], [], []
-    for b, (ids, spans, span_weights) in enumerate(rows):
-        ids_BT[b, : len(ids)] = ids
+    for first, (ids, spans, span_weights) in zip(starts, rows, strict=True):
+        ids_BT.reshape(-1)[first : first + len(ids)] = ids
         for (start, end), weight in zip(spans, span_weights, strict=True):
             positions = np.arange(max(start, 1), end)
-            places.append(b * width + positions - 1)  # the shift: position t - 1 predicts token t
+            places.append(first + positions - 1)  # the shift: position t - 1 predicts token t
             targets.append(ids[positions])
             weights.append(np.full(len(positions), weight, np.float32))
     empty = np.zeros(0, np.int64)
@@ -65,7 +98,8 @@ def collate(dataset: Dataset, examples: Sequence[int]) -> Batch:
         torch.from_numpy(np.concatenate(places or [empty]).astype(np.int64)),
         torch.from_numpy(np.concatenate(targets or [empty]).astype(np.int64)),
         torch.from_numpy(np.concatenate(weights or [empty]).astype(np.float32)),
-        sum(len(ids) for ids, _, _ in rows),
+        sum(lengths),
+        tuple(lengths) if layout == "packed" else None,
     )
 
 
@@ -76,10 +110,11 @@ def learned_logits(model: nn.Module, batch: Batch) -> Tensor:
     model whose output is more than a linear layer (soft caps, scales) goes the whole way instead.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    packed = packed_inputs(base, batch.lengths, batch.ids_BT.device) if batch.lengths else {}
     if _has_plain_head(base):
-        hidden_BTD = base.get_decoder()(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+        hidden_BTD = base.get_decoder()(input_ids=batch.ids_BT, use_cache=False, **packed).last_hidden_state
         return base.get_output_embeddings()(hidden_BTD.flatten(0, 1)[batch.places_K]).float()
-    logits_BTV = base(input_ids=batch.ids_BT, use_cache=False).logits
+    logits_BTV = base(input_ids=batch.ids_BT, use_cache=False, **packed).logits
     return logits_BTV.flatten(0, 1)[batch.places_K].float()
 
 

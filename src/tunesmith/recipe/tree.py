@@ -341,6 +341,12 @@ class Train(Section):
         unit="examples",
         other=2,
     )
+    packing: Literal["auto", "off"] = key(
+        "auto",
+        "auto lays examples end to end without padding and without seeing each other, where a proof on the model holds; off gives each its own row. The mathematics is the same.",
+        owner="modeling.packing",
+        other="off",
+    )
     learning_rate: float = key(2e-4, "Peak learning rate.", owner="stages.train.optimizer", other=1e-3, gt=0)
     schedule: Schedule = key(Schedule, "How the rate moves.", owner="stages.train.schedule")
     optimizer: Annotated[AdamW | Sgd, Field(discriminator="type")] = key(

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunesmith.modeling.forward import collate, learned_nll
+from tunesmith.modeling.forward import collate, learned_nll, micro_batches
+from tunesmith.modeling.packing import Layout
 from tunesmith.runs.dataset import Dataset
 
 
@@ -37,19 +38,20 @@ def stream_perplexity(
     examples: Sequence[int],
     *,
     batch_tokens: int = 8192,
+    layout: Layout = "rows",
     on_batch: Callable[[], None] | None = None,
 ) -> Perplexity:
     """Loss over the learned tokens of some examples. Sums are kept, logits never: memory does not grow with the set.
 
-    batch_tokens: padded tokens per forward pass. on_batch: called after each, for progress or to stop by raising.
+    batch_tokens: tokens per forward pass, padding included. layout: packed only for a model that `choose_layout` packs. on_batch: called after each, for progress or to stop by raising.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     nll_sum, weight = 0.0, 0.0
     try:
-        for group in _groups(dataset, examples, batch_tokens):
-            batch = collate(dataset, group).to(device)
+        for group in micro_batches(examples, dataset.lengths(), batch_tokens, layout):
+            batch = collate(dataset, group, layout).to(device)
             if len(batch.targets_K):
                 nll_sum += float((learned_nll(model, batch).double() * batch.weights_K).sum())
                 weight += float(batch.weights_K.double().sum())
@@ -58,18 +60,6 @@ def stream_perplexity(
     finally:
         model.train(was_training)
     return Perplexity(nll_sum, weight)
-
-
-def _groups(dataset: Dataset, examples: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    lengths = dataset.lengths()
-    order = sorted(map(int, examples), key=lambda example: (-int(lengths[example]), example))
-    groups: list[list[int]] = []
-    for example in order:
-        if groups and (len(groups[-1]) + 1) * int(lengths[groups[-1][0]]) <= batch_tokens:
-            groups[-1].append(example)
-        else:
-            groups.append([example])
-    return groups
 
 
 def total_weight(dataset: Dataset, examples: Sequence[int]) -> float:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from tunesmith.modeling.forward import longest_first
 from tunesmith.recipe.tree import Train
 
 
@@ -48,25 +49,10 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 def share(examples: list[int], lengths: np.ndarray, rank: int, world_size: int) -> list[int]:
     """The part of a step's examples that one process takes: longest first, dealt back and forth, so that tokens balance."""
-    order = _longest_first(examples, lengths)
+    order = longest_first(examples, lengths)
     return [example for place, example in enumerate(order) if _dealt(place, world_size) == rank]
 
 
 def _dealt(place: int, world_size: int) -> int:
     turn, seat = divmod(place, world_size)
     return seat if turn % 2 == 0 else world_size - 1 - seat
-
-
-def micro_batches(examples: list[int], lengths: np.ndarray, budget_tokens: int) -> list[list[int]]:
-    """Groups of near-equal length with rows x longest <= budget_tokens (a single longer example goes alone)."""
-    groups: list[list[int]] = []
-    for example in _longest_first(examples, lengths):
-        if groups and (len(groups[-1]) + 1) * int(lengths[groups[-1][0]]) <= budget_tokens:
-            groups[-1].append(example)
-        else:
-            groups.append([example])
-    return groups
-
-
-def _longest_first(examples: list[int], lengths: np.ndarray) -> list[int]:
-    return sorted(examples, key=lambda example: (-int(lengths[example]), example))

@@ -42,6 +42,7 @@ class TrainState:
     gradient_checkpointing: bool | None = None
     precision: str = ""
     attention: str = ""
+    layout: str = ""
     threads: int = 0
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.modeling.dropout import StepContext
-from tunesmith.modeling.forward import collate, learned_logits
+from tunesmith.modeling.forward import collate, learned_logits, micro_batches
+from tunesmith.modeling.packing import Layout
 from tunesmith.recipe.tree import Train
 from tunesmith.runs.dataset import Dataset
-from tunesmith.stages.train.batches import Order, micro_batches, share
+from tunesmith.stages.train.batches import Order, share
 from tunesmith.stages.train.engines import LocalEngine
 from tunesmith.stages.train.objectives import sft_loss
 from tunesmith.stages.train.schedule import rate_factor
@@ -42,7 +43,7 @@ class StepResult:
 class Loop:
     """One optimizer step at a time; between two of them everything may be saved.
 
-    budget_tokens: padded tokens per micro-batch. autocast: number format of the forward pass, None for that of the
+    budget_tokens: tokens per micro-batch, padding included. layout: packed end to end, or rows. autocast: number format of the forward pass, None for that of the
     weights. is_stopping: asked once per step.
     """
 
@@ -56,12 +57,14 @@ class Loop:
         context: StepContext,
         *,
         budget_tokens: int,
+        layout: Layout = "rows",
         autocast: torch.dtype | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.train, self.dataset, self.order = train, dataset, order
         self.model, self.engine, self.context = model, engine, context
-        self.budget_tokens, self.autocast, self.is_stopping = budget_tokens, autocast, is_stopping
+        self.budget_tokens, self.layout = budget_tokens, layout
+        self.autocast, self.is_stopping = autocast, is_stopping
         self.device = next(model.parameters()).device
         self.lengths = dataset.lengths()
         self.learned_weights = dataset.learned_weights()
@@ -76,7 +79,7 @@ class Loop:
         self.engine.set_rate(rate)
 
         mine = share(examples, self.lengths, self.engine.rank, self.engine.world_size)
-        groups = micro_batches(mine, self.lengths, self.budget_tokens)
+        groups = micro_batches(mine, self.lengths, self.budget_tokens, self.layout)
         while True:  # again only where a loss scale was too high
             loss, tokens = self.accumulate(number, groups, total_weight)
             verdict = self.engine.step(loss, tokens, self.is_stopping())
@@ -98,8 +101,8 @@ class Loop:
         """Add the gradients of this process's micro-batches. Returns their summed loss, on the device, and tokens."""
         loss_sum, tokens = torch.zeros((), device=self.device), 0
         for group in groups:
-            batch = collate(self.dataset, group).to(self.device)
-            self.context.set(number, batch.examples_B)
+            batch = collate(self.dataset, group, self.layout).to(self.device)
+            self.context.set(number, batch.examples_E, batch.lengths)
             with self.number_format():
                 logits_KV = learned_logits(self.model, batch)
             loss = sft_loss(logits_KV, batch.targets_K, batch.weights_K) / total_weight

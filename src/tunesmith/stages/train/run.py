@@ -27,6 +27,7 @@ from tunesmith.modeling.load import (
     resolve_precision,
     still_dropout,
 )
+from tunesmith.modeling.packing import choose_layout
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
@@ -161,6 +162,10 @@ class Training:
         model = _model(spec, self.files, state, self.device, context)
         state.attention = getattr(model.config, "_attn_implementation", None) or state.attention
         self._check_vocabulary(model)
+        longest = int(self.dataset.lengths().max())
+        asked = "rows" if spec.train.packing == "off" else state.layout
+        # A resume takes the way that was chosen at the start, proven anew: the libraries may have changed meanwhile.
+        state.layout = asked if asked == "rows" else choose_layout(model, longest)
         model = self.engine.wrap(
             model, lambda parameters: make_optimizer(parameters, spec.train), scale_loss=state.precision == "fp16"
         )
@@ -172,6 +177,7 @@ class Training:
             self.engine,
             context,
             budget_tokens=0,
+            layout=state.layout,
             autocast=DTYPES[state.precision] if state.precision != "fp32" else None,
             is_stopping=lambda: self.run.stopping,
         )
@@ -257,7 +263,12 @@ class Training:
         mine = share(self.validation_examples, self.loop.lengths, engine.rank, engine.world_size)
         with self.loop.number_format():
             part = stream_perplexity(
-                self.loop.model, self.dataset, mine, batch_tokens=self.loop.budget_tokens, on_batch=stop_if_alone
+                self.loop.model,
+                self.dataset,
+                mine,
+                batch_tokens=self.loop.budget_tokens,
+                layout=self.loop.layout,
+                on_batch=stop_if_alone,
             )
         return Perplexity(*engine.total(part.nll_sum, part.weight))
 
@@ -313,6 +324,7 @@ class Training:
             "gradient_checkpointing": state.gradient_checkpointing,
             "precision": state.precision,
             "attention": state.attention,
+            "layout": state.layout,
             "threads": state.threads,
             "processes": self.engine.world_size,
         }
