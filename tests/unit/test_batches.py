@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.recipe.tree import Train
 from tunesmith.modeling.forward import micro_batches
+from tunesmith.recipe.tree import Train
 from tunesmith.stages.train.batches import Order, share
 
 EXAMPLES = np.arange(100, 123)  # 23 of them
