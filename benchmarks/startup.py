@@ -26,7 +26,9 @@ def seconds(*arguments: str, status: int = 0) -> float:
     found = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "tunesmith", *arguments], capture_output=True, env=environment, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "tunesmith", *arguments], capture_output=True, env=environment, check=False
+        )
         found.append(time.perf_counter() - started)
         assert done.returncode == status, done.stderr.decode()
     return round(median(found), 3)
