@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import FileError, Problem, QuestionError, RecipeError, TunesmithError, UsageError
 from tunesmith.recipe import Recipe, code_named, load_recipe
 from tunesmith.recipe.keys import all_keys, did_you_mean
-from tunesmith.runs.run import Listener, Run, list_runs
+from tunesmith.runs.run import Listener, Run, folder_of, list_runs
 
 if TYPE_CHECKING:
     from tunesmith.planner import Plan
@@ -42,65 +42,44 @@ def run(
     workspace: Path | str = WORKSPACE,
     until: str = "serve",
     allow_code: bool = False,
+    quiet: bool = False,
     listeners: Sequence[Listener] = (),
     on_stage: Callable[[str, Any], None] | None = None,
 ) -> Outcome:
     """Carry a recipe through its stages: prepare, train, evaluate, export, serve (started, proven, stopped); then report.
 
     What exists already is reused; the same call goes on after any interruption. `outcome.run` is the Run.
+    quiet: no progress on the console, whatever the recipe's `track` says. listeners: get every event.
+    on_stage: told (stage, "started" | "done" | "reused" | "failed").
     """
     from tunesmith import tracking
     from tunesmith.runner import execute
 
     spec = _recipe(recipe, overrides)
-    allowed = _allowed(spec, allow_code)
-    sinks: list[Listener] = [*listeners]
-    opened: list[Run] = []
+    sinks = tuple(name for name in spec.track if not (quiet and name == "console"))
+    begun: list[Run] = []
 
-    def note(name: str, status: Any) -> None:
-        if on_stage:
-            on_stage(name, status)
-
-    def open_sinks(run: Run) -> None:
-        opened.append(run)
-        sinks.extend(tracking.open_sinks(spec.track, run))
+    def begin(run: Run) -> None:
+        begun.append(run)
+        run.listeners.extend(tracking.open_sinks(sinks, run))
 
     try:
         outcome = execute(
             spec,
             Path(workspace),
             until=until,
-            allow_code=allowed,
-            listeners=[_Opener(spec, workspace, open_sinks, sinks)],
-            on_stage=note,
+            allow_code=_allowed(spec, allow_code),
+            listeners=listeners,
+            on_begin=begin,
+            on_stage=on_stage,
         )
     except TunesmithError:
-        _report_what_there_is(spec, Path(workspace))
+        for run in begun:
+            _report_what_there_is(run)
         raise
     if not outcome.did_nothing or not (outcome.run.path / "report.html").exists():
         report(outcome.run)
     return outcome
-
-
-class _Opener:
-    """Opens the recipe's trackers with the first event, when the Run exists, and hands every event on to them."""
-
-    def __init__(
-        self, spec: Recipe, workspace: Path | str, opener: Callable[[Run], None], sinks: list[Listener]
-    ) -> None:
-        self.spec, self.workspace, self.opener, self.sinks = spec, Path(workspace), opener, sinks
-        self.is_open = False
-
-    def __call__(self, event: Any) -> None:
-        if not self.is_open:
-            self.is_open = True
-            self.opener(Run.open(_run_folder(self.spec, self.workspace)))
-        for sink in list(self.sinks):
-            try:
-                sink(event)
-            except Exception as error:  # a tracker that is down must not cost the run
-                self.sinks.remove(sink)
-                print(f"tunesmith: a tracker failed and is left out from here on: {error!r}", file=sys.stderr)
 
 
 def prepare(recipe: RecipeLike, **options: Any) -> Outcome:
@@ -237,7 +216,10 @@ def plan(recipe: RecipeLike, *, overrides: Iterable[str] = ()) -> Plan:
 
     spec = _recipe(recipe, overrides)
     return planner.plan(
-        spec, hub.resolve(spec.model.base, spec.model.revision).config, statistics=None, hardware=hardware.detect()
+        spec,
+        hub.resolve_config(spec.model.base, spec.model.revision).config,
+        statistics=None,
+        hardware=hardware.detect(),
     )
 
 
@@ -381,22 +363,16 @@ def _served(target: Run | Path | str, workspace: Path | str) -> Run | Path:
         return target
     path = Path(target)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        return Run.open(_run_folder(load_recipe(path), Path(workspace)))
+        return Run.open(folder_of(Path(workspace).absolute(), load_recipe(path)))
     return path if (path / "config.json").is_file() else open_run(target, workspace=workspace)
 
 
-def _run_folder(spec: Recipe, workspace: Path) -> Path:
-    return workspace.absolute() / "runs" / f"{spec.name}-{spec.hash()[:8]}"
-
-
-def _report_what_there_is(spec: Recipe, workspace: Path) -> None:
+def _report_what_there_is(run: Run) -> None:
     """A run that stopped gets its report as well: where it stopped, and why."""
-    folder = _run_folder(spec, workspace)
-    if (folder / "events.jsonl").exists():
-        try:
-            report(Run.open(folder))
-        except (TunesmithError, OSError) as error:  # the error that stopped the run matters more
-            print(f"tunesmith: no report could be written: {error}", file=sys.stderr)
+    try:
+        report(run)
+    except (TunesmithError, OSError) as error:  # the error that stopped the run matters more
+        print(f"tunesmith: no report could be written: {error}", file=sys.stderr)
 
 
 def _version(name: str) -> str | None:

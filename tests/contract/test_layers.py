@@ -31,7 +31,7 @@ LIGHT = (
 HEAVY = {"torch", "transformers", "daft", "peft", "numpy", "trl", "pyarrow", "tokenizers", "safetensors"}
 DOORS = {
     "daft": ("stages/prepare/frames.py",),
-    "huggingface_hub": ("hub/files.py",),
+    "huggingface_hub": ("hub/download.py",),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),
 }
 

@@ -293,6 +293,48 @@ def test_allowed_code_is_remembered_by_its_hash_and_forgotten_without_the_flag(b
         bench.run(allow_code=frozenset({"gone.py:score"}))
 
 
+def test_training_processes_get_the_commit_that_the_run_stays_with(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They read the recipe from the Run, where it stands as it was asked."""
+    from types import SimpleNamespace
+
+    from tunesmith.launch import worker
+
+    got: list[Recipe] = []
+    monkeypatch.setitem(
+        sys.modules,
+        "bench_entry",
+        SimpleNamespace(run=lambda spec, inputs, run: got.append(spec) or {}),  # type: ignore[arg-type]
+    )
+    run = Run.open_or_create(bench.workspace, bench.recipe("model: {base: acme/tiny, revision: main}"))
+    run.pin_base_model("acme/tiny", "main", "a" * 40)
+    request = {"attempt": 1, "stage_key": "", "entry": "bench_entry", "inputs": {}}
+    assert worker._train(Run.open(run.path), 0, request) == (0, {"end": "done", "outputs": {}})
+    assert got[0].model.revision == "a" * 40
+    assert Run.open(run.path).recipe.model.revision == "main"
+    assert run.pinned_recipe.origin("model.revision") == "file", "who wrote what is still known"
+
+
+def test_trackers_open_with_the_first_event_and_never_when_there_is_nothing_to_do(bench: Bench) -> None:
+    begun: list[int] = []
+    heard: list[str] = []
+
+    def begin(run: Run) -> None:
+        begun.append(run.attempt)
+        run.listeners.append(lambda event: heard.append(event.name))
+
+    bench.run(on_begin=begin)
+    assert begun == [1]
+    assert heard[0] == "run/started"
+    bench.run(on_begin=begin)
+    assert begun == [1]
+    bench.order("judge", "bad data")
+    with pytest.raises(DataError, match="off"):
+        bench.run("evaluate: {max_new_tokens: 9}", on_begin=begin)
+    assert heard[-1] == "stage/failed"
+
+
 def test_listeners_hear_every_event(bench: Bench) -> None:
     heard: list[str] = []
     bench.run(listeners=[lambda event: heard.append(event.name)])

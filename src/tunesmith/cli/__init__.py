@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import os
 import sys
 from typing import Any
 
 import click
 
-from tunesmith.errors import EXIT_BUG, TunesmithError
+from tunesmith import __version__
+from tunesmith.errors import EXIT_BUG, TunesmithError, UsageError
 
 VERBS = {
     "init": "Look at data and write a commented recipe.",
@@ -34,6 +36,7 @@ A first run:
   tunesmith init rows.jsonl          looks at the rows, writes recipe.yaml
   tunesmith check recipe.yaml        what is wrong, before anything is trained
   tunesmith run recipe.yaml          does it; the same command goes on after any stop
+`tunesmith VERB --help` shows examples; without RECIPE a verb takes recipe.yaml of this folder.
 \b
 Exit statuses: 0 done, 2 usage, 3 the gate says hold, 64 recipe, 65 data or a question, 66 model, 70 our bug,
 74 files or disk, 75 stopped (run again), 130/143 Ctrl-C/SIGTERM after saving.
@@ -66,28 +69,34 @@ class Verbs(click.Group):
 @click.group(
     cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
-@click.version_option("0.1.0", prog_name="tunesmith")
+@click.version_option(__version__, prog_name="tunesmith")
 def group() -> None:
     """Fine-tune language models: raw rows in, a model you can trust in production out, by one recipe and one command."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. A user's mistake is answered without a traceback; a bug of ours keeps its own and exits 70."""
+    given = arguments if arguments is not None else sys.argv[1:]
     try:
         group.main(arguments, prog_name="tunesmith", standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that has gone is answered
     except click.exceptions.Exit as leaving:
         sys.exit(leaving.exit_code)
     except click.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(2)
+        sys.exit(UsageError.exit_status)
+    except click.ClickException as error:
+        _tell_usage(error, given)
+        sys.exit(UsageError.exit_status)
     except TunesmithError as error:
-        _tell(error, arguments if arguments is not None else sys.argv[1:])
+        _tell(error, given)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
+    except BrokenPipeError:  # `tunesmith ... | head`: the rest is not wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         sys.exit(0)
     except Exception:
         import traceback
@@ -107,3 +116,11 @@ def _tell(error: TunesmithError, arguments: list[str]) -> None:
         click.echo(json.dumps(error.to_json(), indent=1, ensure_ascii=False))
     else:
         click.echo(str(error), err=True)
+
+
+def _tell_usage(error: click.ClickException, arguments: list[str]) -> None:
+    """What click finds wrong with the command line, in the form that was asked for."""
+    if "--json" in arguments:
+        _tell(UsageError("CLI-007", error.format_message(), fix="tunesmith VERB --help"), arguments)
+    else:
+        error.show()

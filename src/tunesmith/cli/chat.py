@@ -21,7 +21,14 @@ from tunesmith.cli.options import workspace_option
 def command(
     target: str, workspace: Path, message: str | None, system: str | None, temperature: float | None, token: str | None
 ) -> None:
-    """Talk to TARGET: a run (or "latest"), a model folder, or the URL of an endpoint."""
+    """Talk to TARGET: a run (or "latest"), a model folder, or the URL of an endpoint.
+
+    \b
+    Examples:
+      tunesmith chat latest
+      tunesmith chat ./my-model --message "Where is my order?"   one answer, then leave
+      tunesmith chat http://127.0.0.1:8000/v1                    an endpoint that runs already
+    """
     from tunesmith import api
 
     api.chat(

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from tunesmith.cli.options import workspace_option
+from tunesmith.cli.options import json_option, show_json, workspace_option
 
 
 @click.command("doctor")
 @workspace_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@json_option
 def command(workspace: Path, as_json: bool) -> None:
-    """Say what this machine has: versions, hardware, attention, disk; and what is missing, with the line that installs it."""
+    """Say what this machine has: versions, hardware, attention, disk; and what is missing, with the line that installs it.
+
+    \b
+    Examples:
+      tunesmith doctor
+      tunesmith doctor --json
+    """
     from tunesmith import api
     from tunesmith.units import format_bytes
 
     found = api.doctor(workspace=workspace)
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        show_json(found)
         return
     click.echo(
         f"python {found['python']}  "

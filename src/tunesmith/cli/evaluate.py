@@ -15,5 +15,10 @@ def command(**options: Any) -> None:
     """Ask base and tuned model the same held-out items, compare with intervals, judge the gate.
 
     What exists already is reused; an edited key reruns only what depends on it.
+
+    \b
+    Examples:
+      tunesmith evaluate recipe.yaml
+      tunesmith evaluate recipe.yaml --set evaluate.max_items=50   a quick look
     """
     carry_out("evaluate", **options)

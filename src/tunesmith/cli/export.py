@@ -16,7 +16,13 @@ from tunesmith.cli.options import carry_out, pipeline_options
     "--to", type=click.Path(path_type=Path), help="Also copy the merged model into this folder, every hash checked."
 )
 def command(to: Path | None, **options: Any) -> None:
-    """Write the merged model and the adapter, proven equal to what was trained. Refuses when the gate says hold."""
+    """Write the merged model and the adapter, proven equal to what was trained. Refuses when the gate says hold.
+
+    \b
+    Examples:
+      tunesmith export recipe.yaml
+      tunesmith export recipe.yaml --to ./my-model   a folder that transformers loads
+    """
     carry_out("export", to=to, **options)
     if to and not options["as_json"]:
         click.echo(f"model:  {to}")

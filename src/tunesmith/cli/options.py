@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +11,26 @@ from typing import Any
 
 import click
 
+from tunesmith.errors import UsageError
+
 WORKSPACE = "tunesmith-work"
+RECIPE = "recipe.yaml"
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")(function)
 
 
 def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """RECIPE, --set, --json."""
-    function = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")(function)
     function = click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Override a key, for example --set train.epochs=2. Repeatable.",
-    )(function)
-    return click.argument("recipe", type=click.Path(path_type=Path))(function)
+        help="Override a key of the recipe: --set train.epochs=2. Repeatable.",
+    )(json_option(function))
+    return click.argument("recipe", required=False, type=click.Path(path_type=Path), callback=_recipe_or_here)(function)
 
 
 def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,10 +46,30 @@ def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def pipeline_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What every verb that works on a run takes."""
     function = click.option(
-        "--allow-code", is_flag=True, help="Run the Python code that the recipe names (custom metrics)."
+        "--allow-code", is_flag=True, help="Run the Python code that the recipe names, such as your own metrics."
     )(function)
-    function = click.option("--quiet", is_flag=True, help="Print the outcome only.")(function)
+    function = click.option("--quiet", is_flag=True, help="Print the outcome only, no progress.")(function)
     return recipe_options(workspace_option(function))
+
+
+def _recipe_or_here(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path:
+    """The recipe named, else recipe.yaml of this folder. Raises UsageError CLI-006 when there is neither."""
+    if given is not None or context.resilient_parsing:
+        return given or Path(RECIPE)
+    if Path(RECIPE).is_file():
+        return Path(RECIPE)
+    others = sorted(path.name for path in Path().glob("*.y*ml"))
+    verb = context.info_name
+    raise UsageError(
+        "CLI-006",
+        f"no RECIPE is given, and {Path.cwd()} holds no {RECIPE}",
+        expected=f"tunesmith {verb} RECIPE",
+        fix=f"tunesmith {verb} {others[0]}" if others else f"tunesmith init ROWS.jsonl writes {RECIPE}",
+    )
+
+
+def show_json(content: Any) -> None:
+    click.echo(json.dumps(content, indent=1, ensure_ascii=False, default=str))
 
 
 def carry_out(
@@ -59,25 +86,43 @@ def carry_out(
     from tunesmith import api
 
     silent = quiet or as_json
-    if silent:
-        overrides = (*overrides,)
     started = time.monotonic()
-
-    def on_stage(name: str, status: str) -> None:
-        if not silent and status in ("done", "reused"):
-            click.echo(
-                f"  {name:<9} {'done' if status == 'done' else 'reused: nothing it depends on has changed'}", err=True
-            )
-
     outcome = getattr(api, verb)(
-        recipe, overrides=overrides, workspace=workspace, allow_code=allow_code, on_stage=on_stage, **options
+        recipe,
+        overrides=overrides,
+        workspace=workspace,
+        allow_code=allow_code,
+        quiet=silent,
+        on_stage=None if silent else StageLines(),
+        **options,
     )
     facts = outcome_facts(outcome)
     if as_json:
-        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+        show_json(facts)
         return
-    for line in outcome_lines(facts, time.monotonic() - started, recipe):
+    for line in outcome_lines(facts, time.monotonic() - started):
         click.echo(line)
+
+
+class StageLines:
+    """A line on standard error for each stage that ends; progress within a stage is the console tracker's."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.is_terminal = sys.stderr.isatty()
+
+    def __call__(self, name: str, status: str) -> None:
+        from tunesmith.units import format_seconds
+
+        if status == "started":
+            self.started = time.monotonic()
+            return
+        ending = {
+            "done": f"done in {format_seconds(time.monotonic() - self.started)}",
+            "reused": "reused: nothing it depends on has changed",
+        }.get(status, status)
+        # On a terminal the tracker leaves its line open, to be written over.
+        click.echo(f"{chr(13)}\x1b[2K" * self.is_terminal + f"  {name:<9} {ending}", err=True)
 
 
 def outcome_facts(outcome: Any) -> dict[str, Any]:
@@ -96,6 +141,7 @@ def outcome_facts(outcome: Any) -> dict[str, Any]:
         "gate": scores["gate"] if scores else None,
         "report": str(run.path / "report.html"),
         "parent": run.parent,
+        "base_model": _base_model(run),
         "outputs": {
             stage.name: {name: str(artifact.path) for name, artifact in (run.outputs(stage.name) or {}).items()}
             for stage in outcome.stages
@@ -103,7 +149,13 @@ def outcome_facts(outcome: Any) -> dict[str, Any]:
     }
 
 
-def outcome_lines(facts: dict[str, Any], seconds: float, recipe: Path) -> list[str]:
+def _base_model(run: Any) -> dict[str, Any] | None:
+    """The commit of a base from the hub; with "latest" when this attempt saw that its branch has moved."""
+    moved = [e.value for e in run.events() if e.name == "run/base_model_moved" and e.attempt == run.attempt]
+    return moved[-1] if moved else run.base_model
+
+
+def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
     """The closing lines for a person."""
     from tunesmith.units import format_seconds
 
@@ -117,6 +169,7 @@ def outcome_lines(facts: dict[str, Any], seconds: float, recipe: Path) -> list[s
             f"{key}: {old} -> {new}" for key, (old, new) in list(facts["parent"]["changed"].items())[:5]
         )
         lines.append(f"parent run {facts['parent']['run']} ({changed or 'nothing in the recipe differs'})")
+    lines += _moved_lines(facts["base_model"])
     for part, found in (facts["scores"] or {}).items():
         for metric, values in found["metrics"].items():
             base, tuned, gain = values["base"], values["tuned"], values["gain"]
@@ -134,3 +187,13 @@ def outcome_lines(facts: dict[str, Any], seconds: float, recipe: Path) -> list[s
             "        tunesmith init YOUR_ROWS.jsonl    a recipe for data of your own",
         ]
     return lines
+
+
+def _moved_lines(base: dict[str, Any] | None) -> list[str]:
+    if not base or "latest" not in base:
+        return []
+    return [
+        f"base model: {base['revision'] or 'main'} of {base['base']} has moved to {base['latest'][:12]} since; "
+        f"this run stays with {base['commit'][:12]}",
+        f"            (--set model.revision={base['latest']} makes a run of the new one)",
+    ]

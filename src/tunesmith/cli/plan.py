@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from tunesmith.cli.options import recipe_options
+from tunesmith.cli.options import recipe_options, show_json
 
 
 @click.command("plan")
 @recipe_options
 def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Predict peak memory by part, time and disk for RECIPE on this machine, each figure with its error band."""
+    """Predict peak memory by part, time and disk for RECIPE on this machine, each figure with its error band.
+
+    Of a model on the hub it fetches config.json only.
+
+    \b
+    Examples:
+      tunesmith plan recipe.yaml
+      tunesmith plan recipe.yaml --set model.base=Qwen/Qwen3-8B   would that fit?
+      tunesmith plan recipe.yaml --json                           for a program
+    """
     from tunesmith import api
 
     made = api.plan(recipe, overrides=overrides)
-    click.echo(json.dumps(made.to_json(), indent=1) if as_json else made.to_text())
+    if as_json:
+        show_json(made.to_json())
+    else:
+        click.echo(made.to_text())

@@ -9,15 +9,21 @@ from typing import Any
 
 import click
 
-from tunesmith.cli.options import workspace_option
+from tunesmith.cli.options import json_option, show_json, workspace_option
 
 
 @click.command("runs")
 @click.argument("compare", nargs=-1, type=str)
 @workspace_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@json_option
 def command(compare: tuple[str, ...], workspace: Path, as_json: bool) -> None:
-    """List the runs of a workspace; with two names, compare them: differing keys and scores side by side."""
+    """List the runs of a workspace; with two names, compare them: differing keys and scores side by side.
+
+    \b
+    Examples:
+      tunesmith runs
+      tunesmith runs support-desk-1f0c support-desk-9e21   what differs, and what it gained
+    """
     from tunesmith import api
 
     if len(compare) not in (0, 2):
@@ -27,7 +33,7 @@ def command(compare: tuple[str, ...], workspace: Path, as_json: bool) -> None:
     else:
         found = [_facts(run) for run in api.runs(workspace=workspace)]
     if as_json:
-        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        show_json(found)
     elif compare:
         _print_comparison(found)
     else:

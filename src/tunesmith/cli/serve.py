@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,28 @@ from tunesmith.cli.options import workspace_option
 @click.argument("target", type=str)
 @workspace_option
 @click.option("--host", help="Address to listen on; anything but loopback needs a token of at least 32 characters.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 picks a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.")
 @click.option(
     "--token",
     envvar="TUNESMITH_TOKEN",
     help="What clients must send; made and shown when not given. Also read from TUNESMITH_TOKEN.",
 )
-def command(target: str, workspace: Path, host: str | None, port: int | None, token: str | None) -> None:
-    """Keep an OpenAI-compatible endpoint for TARGET: a run (or "latest"), its recipe, or a model folder. Ctrl-C ends it."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line when it is ready, for programs.")
+def command(target: str, workspace: Path, host: str | None, port: int | None, token: str | None, as_json: bool) -> None:
+    """Keep an OpenAI-compatible endpoint for TARGET: a run (or "latest"), its recipe, or a model folder. Ctrl-C ends it.
+
+    \b
+    Examples:
+      tunesmith serve latest
+      tunesmith serve ./my-model --port 0 --json   the line names url and token
+    """
     from tunesmith import api
 
     def ready(endpoint: Any, token_file: Path | None) -> None:
+        if as_json:
+            told = {"url": endpoint.url, "model": endpoint.name, "token": None if token else endpoint.token}
+            click.echo(json.dumps({**told, "token_file": token_file and str(token_file), "pid": os.getpid()}))
+            return
         click.echo(f"serving {endpoint.name} at {endpoint.url}")
         click.echo(f"token:  {endpoint.token}" if token is None else "token:  the one you gave")
         click.echo(f'try:    curl {endpoint.url}/models -H "Authorization: Bearer $TOKEN"')
@@ -37,5 +50,5 @@ def command(target: str, workspace: Path, host: str | None, port: int | None, to
         port=port,
         token=token,
         on_ready=ready,
-        on_phase=lambda phase: click.echo(f"  {phase}", err=True),
+        on_phase=lambda phase: None if as_json else click.echo(f"  {phase}", err=True),
     )

@@ -1,5 +1,16 @@
 """Where models come from: the package's own, a folder, the hub. The only door to huggingface_hub. Light."""
 
-from tunesmith.hub.files import ModelFiles, resolve
+from tunesmith.hub.download import is_hub_name, latest_commit, telling
+from tunesmith.hub.files import ModelConfig, ModelFiles, resolve, resolve_config
+from tunesmith.hub.hashes import file_sha256
 
-__all__ = ["ModelFiles", "resolve"]
+__all__ = [
+    "ModelConfig",
+    "ModelFiles",
+    "file_sha256",
+    "is_hub_name",
+    "latest_commit",
+    "resolve",
+    "resolve_config",
+    "telling",
+]

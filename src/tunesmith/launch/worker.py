@@ -38,7 +38,7 @@ def _train(run: Run, rank: int, request: dict[str, Any]) -> tuple[int, dict[str,
     try:
         inputs = {name: _input(run, *place) for name, place in request["inputs"].items()}
         with durable.explain_trouble(run.workspace):
-            outputs = importlib.import_module(request["entry"]).run(run.recipe, inputs, run)
+            outputs = importlib.import_module(request["entry"]).run(run.pinned_recipe, inputs, run)
     except InterruptedRun:
         # Status 0: for torchrun a failed process is a reason to stop the others, which may still be saving.
         return 0, {"end": "stopped", "signal": run.stop_signal}

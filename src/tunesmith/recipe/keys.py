@@ -76,6 +76,41 @@ def sections() -> frozenset[str]:
     return frozenset(path.rsplit(".", n)[0] for path in all_keys() for n in range(1, path.count(".") + 1))
 
 
+@cache
+def typed_sections() -> dict[str, str | None]:
+    """Sections that are chosen by a word, and the word that is meant where none is written.
+
+    `adapter: full` stands for {type: full}, and {rank: 8} for {type: lora, rank: 8}.
+    """
+    return dict(_typed(Recipe, ""))
+
+
+def _typed(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str | None]]:
+    for name, field in model.model_fields.items():
+        variants = list(_models(field.annotation))
+        if variants and all("type" in variant.model_fields for variant in variants):
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            yield f"{prefix}{name}", getattr(default, "type", None)
+        below = f"{prefix}{name}.0." if get_origin(field.annotation) is tuple else f"{prefix}{name}."
+        for variant in variants:
+            yield from _typed(variant, below)
+
+
+@cache
+def variants_of(section: str) -> dict[str, tuple[str, ...]]:
+    """The keys of each variant of a section, by its word: {"lora": ("type", "rank", ...), "full": ("type",)}."""
+    model: list[type[BaseModel]] = [Recipe]
+    for part in section.split("."):
+        if not part.isdigit():
+            model = [v for m in model if part in m.model_fields for v in _models(m.model_fields[part].annotation)]
+    return {
+        word: tuple(variant.model_fields)
+        for variant in model
+        if "type" in variant.model_fields
+        for word in get_args(variant.model_fields["type"].annotation)
+    }
+
+
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"

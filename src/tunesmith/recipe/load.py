@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,11 +12,13 @@ import yaml
 from pydantic import ValidationError
 
 from tunesmith.errors import FileError, Problem, RecipeError, UsageError
-from tunesmith.recipe.keys import all_keys, did_you_mean, sections
+from tunesmith.recipe.keys import all_keys, did_you_mean, sections, typed_sections, variants_of
 from tunesmith.recipe.tree import Recipe
 
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 100
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".gz")
+Lines = dict[str, int | str]  # key path -> its line, or "--set"
 
 
 class _Loader(yaml.SafeLoader):
@@ -24,7 +26,7 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self.lines: dict[str, int] = {}
+        self.lines: Lines = {}
         self.problems: list[Problem] = []
         self.aliases = 0
 
@@ -82,18 +84,38 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     Raises RecipeError (all problems at once), FileError RCP-001 when the file cannot be read.
     """
     path = Path(path)
+    if path.is_dir() or path.suffix.lower() in DATA_SUFFIXES:
+        raise _no_recipe(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise OSError(f"larger than {MAX_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        near = ", ".join(_near(path))
         raise FileError(
             "RCP-001",
             f"the recipe {path} cannot be read: {error}",
             expected="a YAML file in UTF-8",
-            fix="check the path; `tunesmith init DATA` writes a new recipe",
+            fix=f"did you mean {near}?" if near else "check the path; `tunesmith init DATA` writes a new recipe",
         ) from error
     return parse_recipe(text, overrides, folder=path.resolve().parent, name=str(path))
+
+
+def _no_recipe(path: Path) -> UsageError:
+    """A folder or a file of rows where a recipe was expected."""
+    if path.is_dir():
+        inside = sorted(str(found) for found in path.glob("*.y*ml"))
+        fix = f"{inside[0]}" if inside else f"tunesmith init {path} looks at the rows in it and writes a recipe"
+        return UsageError("RCP-015", f"{path} is a folder", expected="a recipe, which is a YAML file", fix=fix)
+    fix = f"tunesmith init {path} looks at it and writes a recipe"
+    return UsageError("RCP-016", f"{path} looks like data", expected="a recipe, which is a YAML file", fix=fix)
+
+
+def _near(path: Path) -> list[str]:
+    """Recipes beside where one was expected, the likeliest first."""
+    folder = path.parent if path.parent.is_dir() else Path()
+    found = [str(other) for other in sorted(folder.glob("*.y*ml")) if other != path]
+    return difflib.get_close_matches(str(path), found, n=2, cutoff=0.6) or found[:1]
 
 
 def parse_recipe(
@@ -107,6 +129,8 @@ def parse_recipe(
         key, value = _parse_override(override)
         _set(content, key, value)
         origins[key] = "--set"
+        lines = {path: line for path, line in lines.items() if path != key and not path.startswith(key + ".")}
+        lines[key] = "--set"
     content = _spell_out(content)
     problems += list(_unknown_keys(content, lines))
     recipe, invalid = _validate(content, lines)
@@ -141,7 +165,7 @@ def code_named(recipe: Recipe) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- reading
 
 
-def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int], list[Problem]]:
+def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Lines, list[Problem]]:
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -191,58 +215,91 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:
-    node: Any = content
+    """Puts a value at a path; what lies on the way is made, and shorthands become the sections they stand for.
+
+    Raises UsageError RCP-017 for a position that a list does not have.
+    """
     parts = key.split(".")
-    for part, following in itertools.pairwise(parts):
-        if isinstance(node, list):
-            node = node[int(part)] if part.isdigit() and int(part) < len(node) else {}
-            continue
-        child = node.get(part)
+    node: Any = content
+    for depth, part in enumerate(parts[:-1], 1):
+        child = _child(node, part, key)
+        following = parts[depth]
         if not isinstance(child, (dict, list)):
-            # A word such as `adapter: lora` becomes the section it stands for.
-            child = {"type": child} if isinstance(child, str) and part in ("adapter", "schedule", "optimizer") else {}
-            if part == "sources" and following.isdigit():
-                child = [node[part]] if isinstance(node.get(part), str) else []
-            node[part] = child
+            child = _section(".".join(parts[:depth]), child, following)
+        elif isinstance(child, dict) and following.isdigit() and part == "sources":
+            child = [child]
+        _put(node, part, child, key)
         node = child
-    last = parts[-1]
-    if isinstance(node, list):
-        if last.isdigit() and int(last) < len(node):
-            node[int(last)] = value
-        else:
-            node.append(value)
+    _put(node, parts[-1], value, key)
+
+
+def _child(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, dict):
+        return node.get(part)
+    return node[int(part)] if part.isdigit() and int(part) < len(node) else None
+
+
+def _put(node: Any, part: str, value: Any, key: str) -> None:
+    if isinstance(node, dict):
+        node[part] = value
+    elif part.isdigit() and int(part) < len(node):
+        node[int(part)] = value
+    elif part.isdigit() and int(part) == len(node):
+        node.append(value)
     else:
-        node[last] = value
+        raise UsageError(
+            "RCP-017",
+            f"--set {key}: the list has {len(node)} item{'s' * (len(node) != 1)}, and no item {part!r}",
+            expected=f"a position from 0 to {len(node)}",
+            fix=f"--set {key.replace(f'.{part}', f'.{max(0, len(node) - 1)}', 1)}=...",
+        )
+
+
+def _section(path: str, written: Any, following: str) -> Any:
+    """What a key below `path` is put into, when something short stands there or nothing."""
+    if path == "data.sources":
+        sources = [] if written is None else [written]
+        return sources if following.isdigit() else {}
+    if re.fullmatch(r"data\.sources\.\d+", path) and isinstance(written, str):
+        return {"path": written}
+    if path in typed_sections() and isinstance(written, str):
+        return {"type": written}
+    # A number where keys are expected stays a problem of its own only when nothing is put below it.
+    return {}
 
 
 def _spell_out(content: dict[str, Any]) -> dict[str, Any]:
     """Shorthands become what they stand for: one path is a list of sources, `adapter: lora` is {type: lora}."""
     content = dict(content)
-    if isinstance(content.get("adapter"), str):
-        content["adapter"] = {"type": content["adapter"]}
-    elif isinstance(content.get("adapter"), dict):
-        content["adapter"] = {"type": "lora", **content["adapter"]}
+    for path, default in typed_sections().items():
+        _spell_out_type(content, path.split("."), default)
     data = content.get("data")
     if isinstance(data, dict) and "sources" in data:
         sources = data["sources"] if isinstance(data["sources"], list) else [data["sources"]]
         content["data"] = {**data, "sources": [{"path": item} if isinstance(item, str) else item for item in sources]}
-    train = content.get("train")
-    if isinstance(train, dict):
-        train = dict(train)
-        for name, default in (("schedule", "cosine"), ("optimizer", "adamw")):
-            if isinstance(train.get(name), str):
-                train[name] = {"type": train[name]}
-            elif isinstance(train.get(name), dict):
-                train[name] = {"type": default, **train[name]}
-        content["train"] = train
     return content
+
+
+def _spell_out_type(node: dict[str, Any], parts: list[str], default: str | None) -> None:
+    name, *below = parts
+    child = node.get(name)
+    if below:
+        if isinstance(child, dict):
+            node[name] = dict(child)
+            _spell_out_type(node[name], below, default)
+    elif isinstance(child, str):
+        node[name] = {"type": child}
+    elif isinstance(child, dict) and default is not None:
+        node[name] = {"type": default, **child}
 
 
 # -------------------------------------------------------------------------------------------------------- checking
 
 
-def _place(path: str, lines: Mapping[str, int]) -> str:
-    return f"{path} (line {lines[path]})" if path in lines else path
+def _place(path: str, lines: Mapping[str, int | str]) -> str:
+    """The path with where it was written; for a key that is missing, or stands in a shorthand, the path alone."""
+    where = lines.get(path)
+    return path if where is None else f"{path} (line {where})" if isinstance(where, int) else f"{path} ({where})"
 
 
 def _generic(path: str) -> str:
@@ -250,7 +307,7 @@ def _generic(path: str) -> str:
     return re.sub(r"\.\d+(?=\.|$)", ".0", path)
 
 
-def _unknown_keys(content: Any, lines: Mapping[str, int], path: str = "") -> Iterable[Problem]:
+def _unknown_keys(content: Any, lines: Mapping[str, int | str], path: str = "") -> Iterable[Problem]:
     if isinstance(content, list):
         for position, item in enumerate(content):
             yield from _unknown_keys(item, lines, f"{path}.{position}")
@@ -274,41 +331,86 @@ def _siblings(path: str) -> list[str]:
     return list(dict.fromkeys(key.split(".")[depth] for key in all_keys() if key.startswith(prefix)))
 
 
-def _validate(content: dict[str, Any], lines: Mapping[str, int]) -> tuple[Recipe | None, list[Problem]]:
+def _validate(content: dict[str, Any], lines: Mapping[str, int | str]) -> tuple[Recipe | None, list[Problem]]:
     try:
         return Recipe.model_validate(content), []
     except ValidationError as error:
-        return None, _problems(error, content, lines)
+        return None, list(_problems(error, content, lines))
 
 
-def _problems(error: ValidationError, content: dict[str, Any], lines: Mapping[str, int]) -> list[Problem]:
+def _problems(error: ValidationError, content: dict[str, Any], lines: Mapping[str, int | str]) -> Iterable[Problem]:
     """One problem per key: a union reports one error per alternative, the user made one mistake."""
     found: dict[str, Problem] = {}
     for item in error.errors():
-        if item["type"] == "extra_forbidden":
-            continue  # _unknown_keys says it better
         path = _existing(item["loc"])
-        if path in found:
-            continue
-        key = all_keys().get(_generic(path))
-        expected = key.expected if key else item["msg"]
-        if item["type"] == "missing":
+        if item["type"] == "extra_forbidden":
+            problem = _of_another_variant(item["loc"], content, lines)
+        elif item["type"] == "missing":
+            key = all_keys().get(_generic(path))
             fix = "data: {sources: rows.jsonl}" if path.startswith("data") else f"{path}: ..."
-            found[path] = Problem("RCP-009", path, "missing", expected or "a value", fix)
+            problem = Problem("RCP-009", path, "missing", key.expected if key else "a value", fix)
         elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            tags = str(item["ctx"].get("expected_tags", "")).replace("'", "")
-            found[path] = Problem(
-                "RCP-010",
-                _place(f"{path}.type", lines),
-                f"is {item['ctx'].get('tag')!r}",
-                tags or item["msg"],
-                f"{path}: {{type: {tags.split(',')[0]}}}",
-            )
+            problem = _unknown_type(path, item["ctx"], lines)
         else:
-            value = _value_at(content, path)
-            fix = f"{path}: {key.default if key.default is not None else key.other}" if key else "see docs/recipe.md"
-            found[path] = Problem("RCP-011", _place(path, lines), f"is {value!r}", expected, fix)
-    return list(found.values())
+            problem = _wrong_value(path, item["msg"], content, lines)
+        if problem is not None:
+            found.setdefault(path, problem)
+    # An element that is wrong makes its list too short as well: said once.
+    return [problem for path, problem in found.items() if not any(other.startswith(f"{path}.") for other in found)]
+
+
+def _of_another_variant(
+    location: tuple[int | str, ...], content: dict[str, Any], lines: Mapping[str, int | str]
+) -> Problem | None:
+    """A key that exists, but not with the type that is asked for. Keys that exist nowhere are `_unknown_keys`' matter."""
+    section, name = _existing(location[:-1]), str(location[-1])
+    variants = variants_of(_generic(section))
+    owners = [word for word, keys in variants.items() if name in keys]
+    if not owners:
+        return None
+    chosen = _value_at(content, f"{section}.type")
+    keys = [key for key in variants.get(str(chosen), ()) if key != "type"]
+    return Problem(
+        "RCP-018",
+        _place(f"{section}.{name}", lines),
+        f"{section} is {chosen!r}, which has no {name}",
+        ", ".join(keys) or "no further keys",
+        f"remove it, or {section}.type: {owners[0]}",
+    )
+
+
+def _unknown_type(path: str, context: Mapping[str, Any], lines: Mapping[str, int | str]) -> Problem:
+    words = str(context.get("expected_tags", "")).replace("'", "") or ", ".join(variants_of(_generic(path)))
+    where = f"{path}.type" if f"{path}.type" in lines or path not in lines else path
+    near = difflib.get_close_matches(str(context.get("tag")), words.split(", "), n=1)
+    return Problem(
+        "RCP-010",
+        _place(where, lines),
+        f"is {context.get('tag')!r}" if "tag" in context else "names no type",
+        words,
+        f"{path}: {(near or words.split(', '))[0]}",
+    )
+
+
+def _wrong_value(path: str, message: str, content: dict[str, Any], lines: Mapping[str, int | str]) -> Problem:
+    value, key = _value_at(content, path), all_keys().get(_generic(path))
+    shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
+    if key is not None:
+        fix = f"{path}: {_as_yaml(key.default if key.default is not None else key.other)}"
+        return Problem("RCP-011", _place(path, lines), f"is {shown}", key.expected, fix)
+    below, words = _siblings(path), list(variants_of(_generic(path)))
+    if below[:1] == ["0"]:
+        expected, fix = f"at least one of {{{', '.join(_siblings(f'{path}.0'))}}}, or its path", f"{path}: [rows.jsonl]"
+    elif below:
+        expected = f"keys and values: {', '.join(below)}" + (f"; or a word: {', '.join(words)}" if words else "")
+        fix = f"{path}: {words[0]}" if words else f"{path}: {{{below[0]}: ...}}"
+    else:
+        expected, fix = message, "see docs/recipe.md"
+    return Problem("RCP-011", _place(path, lines), f"is {shown}", expected, fix)
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=200).removesuffix("\n...\n").strip()
 
 
 def _existing(location: tuple[int | str, ...]) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tunesmith import hub
 from tunesmith.errors import GateError, InterruptedRun, TunesmithError
-from tunesmith.runner import environment, fingerprints, planning, signals
+from tunesmith.runner import base_model, environment, fingerprints, planning, signals
 from tunesmith.runner.stages import STAGES, Stage, check_switches, load_stages
 from tunesmith.runs.run import Listener, Run
 from tunesmith.runs.store import Artifact
@@ -46,13 +47,15 @@ def execute(
     until: str = "serve",
     allow_code: frozenset[str] = frozenset(),
     listeners: Sequence[Listener] = (),
+    on_begin: Callable[[Run], None] | None = None,
     on_stage: Callable[[str, Status], None] | None = None,
     table: Mapping[str, str] = STAGES,
 ) -> Outcome:
     """Carries a recipe through its stages up to `until`; what exists already is reused.
 
     allow_code: Python code of the recipe that may run, as "file.py:function".
-    listeners: get every event. on_stage: told (stage, "started" | "done" | "reused" | "failed").
+    listeners: get every event. on_begin: gets the Run before its first event, and never when there is nothing to do.
+    on_stage: told (stage, "started" | "done" | "reused" | "failed").
     table: stage names in order, with their packages.
     Raises TunesmithError: of a stage, StoppedError when another process works on the Run, InterruptedRun after Ctrl-C,
     GateError when the gate holds. What was finished before is kept; the same command goes on from there.
@@ -64,13 +67,15 @@ def execute(
     run = Run.open_or_create(workspace, spec)
     run.listeners.extend(listeners)
     tell = on_stage or (lambda name, status: None)
-    with run.lock(), signals.handled(run):
+    attempt = _Attempt(run, on_begin)
+    with run.lock(), signals.handled(run), hub.telling(attempt.note_fetched):
         run.allowed_code = code
-        attempt = _Attempt(run)
+        with _noted(attempt, stages[0].info.name, tell):
+            spec = base_model.pin(run)
         pool: dict[str, Artifact] = {}
         outcomes = []
         for stage in stages:
-            with _noted(run, stage.info.name, tell):
+            with _noted(attempt, stage.info.name, tell):
                 outcome, outputs = _carry_out(stage, spec, pool, attempt, tell)
             pool.update(outputs)
             outcomes.append(outcome)
@@ -81,10 +86,10 @@ def execute(
 
 
 class _Attempt:
-    """The notes of one command. They begin with the first stage that changes something: else nothing is written."""
+    """The notes of one command. They begin with the first stage that changes something or fails: else nothing is written."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, on_begin: Callable[[Run], None] | None) -> None:
+        self.run, self.on_begin = run, on_begin
         self.has_begun = False
 
     def begin(self) -> None:
@@ -92,6 +97,8 @@ class _Attempt:
             return
         self.has_begun = True
         run = self.run
+        if self.on_begin is not None:
+            self.on_begin(run)
         told, now = run.environment, environment.describe(run.workspace)
         run.record("run", "run/started", now["command"])
         changed = environment.differences(told, now) if told else {}
@@ -100,6 +107,11 @@ class _Attempt:
         if now["file_system"]["is_network"]:
             run.record("run", "run/network_file_system", now["file_system"]["type"])
         run.write_environment({**now, "attempt": run.attempt})
+        base_model.note_moved(run)
+
+    def note_fetched(self, done: int, total: int) -> None:
+        self.begin()
+        base_model.note_fetched(self.run, done, total)
 
     def finish(self, until: str) -> None:
         if self.has_begun:
@@ -153,15 +165,16 @@ def _work(stage: Stage, spec: Recipe, inputs: Mapping[str, Artifact], run: Run) 
 
 
 @contextlib.contextmanager
-def _noted(run: Run, stage: str, tell: Callable[[str, Status], None]) -> Iterator[None]:
+def _noted(attempt: _Attempt, stage: str, tell: Callable[[str, Status], None]) -> Iterator[None]:
     """What ends a stage early is an event of the run, so that the report can say where and why."""
     try:
         yield
     except BaseException as error:
         # The disk may be full: then the event is lost and the error still reaches the user.
         with contextlib.suppress(TunesmithError, OSError):
-            run.record(stage, _event_name(error), _describe(error))
-            run.flush_events()
+            attempt.begin()
+            attempt.run.record(stage, _event_name(error), _describe(error))
+            attempt.run.flush_events()
         tell(stage, "failed")
         raise
 

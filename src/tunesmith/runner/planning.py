@@ -34,11 +34,10 @@ def plan_stage(stage: str, spec: Recipe, inputs: Mapping[str, Artifact], run: Ru
 
 
 def make_plan(spec: Recipe, statistics: dict[str, Any] | None) -> dict[str, Any]:
-    from tunesmith import planner
-    from tunesmith.hub import resolve
+    from tunesmith import hub, planner
     from tunesmith.planner import hardware
 
-    config = resolve(spec.model.base, spec.model.revision).config
+    config = hub.resolve_config(spec.model.base, spec.model.revision).config  # the weights may not be here yet
     return planner.plan(spec, config, statistics=statistics, hardware=hardware.detect()).to_json()
 
 

@@ -1,8 +1,8 @@
 """A Run: one folder per resolved recipe that tells what was asked, planned and done. Artifacts lie in the store.
 
 Its files:
-    recipe.json  plan.json  environment.json  parent.json  allowed_code.json  outputs.json  events.jsonl
-    report.html  report.json  run.lock
+    recipe.json  plan.json  environment.json  parent.json  base_model.json  allowed_code.json  outputs.json
+    events.jsonl  report.html  report.json  run.lock
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Run:
         """The Run of this recipe in this workspace: the same resolved recipe goes on in the same one, as a new attempt;
         a changed one makes a new Run that names its parent and what differs."""
         workspace = Path(workspace)
-        path = workspace / "runs" / f"{recipe.name}-{recipe.hash()[:8]}"
+        path = folder_of(workspace, recipe)
         if (path / "recipe.json").exists():
             run = cls(path, workspace, _last_attempt(path) + 1)
             run.__dict__["recipe"] = recipe  # it knows where its values came from; the stored one may not
@@ -109,6 +109,23 @@ class Run:
         from tunesmith.recipe import Recipe
 
         return Recipe.model_validate(self._read("recipe.json"))
+
+    @property
+    def pinned_recipe(self) -> Recipe:
+        """The recipe as stages get it: model.revision is the commit that the first attempt found on the hub."""
+        pin = self.base_model
+        if pin is None:
+            return self.recipe
+        model = self.recipe.model.model_copy(update={"revision": pin["commit"]})
+        return self.recipe.model_copy(update={"model": model})
+
+    @property
+    def base_model(self) -> dict[str, Any] | None:
+        """{"base", "revision" as asked, "commit"} of a base from the hub; None for folders and before the first attempt."""
+        return self._read("base_model.json")
+
+    def pin_base_model(self, base: str, revision: str | None, commit: str) -> None:
+        self._write("base_model.json", {"base": base, "revision": revision, "commit": commit})
 
     @property
     def parent(self) -> dict[str, Any] | None:
@@ -253,6 +270,11 @@ class Run:
             f"stopped by {signal.Signals(signum).name} {where}; everything finished is saved",
             fix="run the same command again: it goes on from there",
         )
+
+
+def folder_of(workspace: Path, recipe: Recipe) -> Path:
+    """Where the Run of a recipe lies, or will lie."""
+    return Path(workspace) / "runs" / f"{recipe.name}-{recipe.hash()[:8]}"
 
 
 def list_runs(workspace: Path) -> list[Run]:

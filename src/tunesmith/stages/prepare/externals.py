@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def externals(spec: Recipe, run: Run) -> dict[str, Any]:
     """The source files' bytes, the tokenizer's files, the template file's bytes."""
-    files = hub.resolve(spec.model.base, spec.model.revision)
+    files = hub.resolve(spec.model.base, spec.model.revision, weights=False)
     template = Path(spec.model.template)
     return {
         "sources": source_hashes(spec),

@@ -33,7 +33,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     selection = select(rows, spec)
     _leave_if_asked(run, "before tokenising")
 
-    files = hub.resolve(spec.model.base, spec.model.revision)
+    files = hub.resolve(spec.model.base, spec.model.revision, weights=False)
     tokenizer = load_tokenizer(files, spec.model.template)
     tokens_artifact = _tokens(spec, run, rows_artifact, rows, tokenizer, files)
     _leave_if_asked(run, "before writing the Dataset")
