@@ -1,4 +1,8 @@
-"""Writes docs/recipe.md: every key of the recipe, from the tree itself. `--check` fails when the page is stale."""
+"""Writes what is generated from the tree of recipe keys: docs/recipe.md, and the JSON schema that the package ships.
+
+python tools/recipe_page.py           write both
+python tools/recipe_page.py --check   fail when one is stale
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,19 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from tunesmith.recipe.keys import all_keys  # noqa: E402
+from tunesmith.recipe.schema import FILE, schema  # noqa: E402
+
+HEAD = """\
+# Every key of the recipe
+
+Written by `tools/recipe_page.py`. `tunesmith explain KEY RECIPE` says where a value came from; `tunesmith explain --schema`
+prints the JSON schema by which an editor completes keys and marks mistakes (`tunesmith init` names it in the recipe's first line).
+
+A section that has a `type` may be written as that word alone, `adapter: full`; sources may be a path, or a list of paths."""
 
 
 def page() -> str:
-    lines = [
-        "# Every key of the recipe",
-        "",
-        "Written by `tools/recipe_page.py`. `tunesmith explain KEY RECIPE` says where a value came from.",
-    ]
+    lines = [HEAD]
     section = None
     for key in all_keys().values():
         if key.path.partition(".")[0] != section:
@@ -30,7 +39,12 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    path = ROOT / "docs" / "recipe.md"
+    written = {
+        ROOT / "docs" / "recipe.md": page(),
+        FILE: json.dumps(schema(), indent=1, ensure_ascii=False) + "\n",
+    }
     if "--check" in sys.argv:
-        sys.exit(0 if path.exists() and path.read_text() == page() else "stale: run python tools/recipe_page.py")
-    path.write_text(page())
+        stale = [path.name for path, text in written.items() if not path.exists() or path.read_text() != text]
+        sys.exit(f"stale: {', '.join(stale)}; run python tools/recipe_page.py" if stale else 0)
+    for path, text in written.items():
+        path.write_text(text)

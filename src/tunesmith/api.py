@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import FileError, Problem, QuestionError, RecipeError, TunesmithError, UsageError
 from tunesmith.recipe import Recipe, code_named, load_recipe
-from tunesmith.recipe.keys import all_keys, did_you_mean
+from tunesmith.recipe.keys import all_keys, did_you_mean, sections
 from tunesmith.runs.run import Listener, Run, folder_of, list_runs
 
 if TYPE_CHECKING:
@@ -269,21 +269,23 @@ def report(run: Run | Path | str, *, workspace: Path | str = WORKSPACE) -> Path:
 
 
 def explain(
-    what: str,
+    what: str | None = None,
     *,
     recipe: RecipeLike | None = None,
     run: Run | Path | str | None = None,
     workspace: Path | str = WORKSPACE,
 ) -> dict[str, Any]:
-    """A recipe key (value, origin, unit, doc, owner), or what became of a row ("train.jsonl:48213", or a row id)."""
+    """A recipe key (value, origin, unit, doc, owner), or what became of a row ("train.jsonl:48213", or a row id).
+
+    Without a key, or for a section such as "train": {"keys": {key: doc}}.
+    """
     known = all_keys()
     if what in known:
         key = known[what]
         spec = _recipe(recipe, ()) if recipe is not None else None
-        value = spec.value(what) if spec else key.default
         return {
             "key": what,
-            "value": value,
+            "value": _value(spec, what, key.default),
             "origin": spec.origin(what) if spec else "default",
             "default": key.default,
             "unit": key.unit,
@@ -291,6 +293,9 @@ def explain(
             "doc": key.doc,
             "owner": f"tunesmith.{key.owner}",
         }
+    if what is None or what in sections():
+        below = "" if what is None else f"{what}."
+        return {"keys": {path: key.doc for path, key in known.items() if path.startswith(below)}}
     if ":" in what or what.isdigit():
         from tunesmith.runs.ledger import find
 
@@ -302,6 +307,23 @@ def explain(
         expected="train.learning_rate, or train.jsonl:48213",
         fix=f"tunesmith explain {guess}" if guess else "tunesmith explain FILE:LINE --run latest",
     )
+
+
+def _value(spec: Recipe | None, key: str, default: Any) -> Any:
+    """What a recipe says; a key of a variant that it does not use, or below a null, has no value there."""
+    if spec is None:
+        return default
+    try:
+        return spec.value(key)
+    except (KeyError, TypeError, IndexError):
+        return None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of recipes, for editors."""
+    from tunesmith.recipe.schema import schema as made
+
+    return made()
 
 
 def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
