@@ -6,13 +6,13 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import FileError, Problem, QuestionError, RecipeError, TunesmithError, UsageError
+from tunesmith.errors import FileError, Findings, QuestionError, RecipeError, TunesmithError, UsageError
 from tunesmith.recipe import Recipe, code_named, load_recipe
 from tunesmith.recipe.keys import all_keys, did_you_mean, sections
 from tunesmith.runs.run import Listener, Run, folder_of, list_runs
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tunesmith.runner import Outcome
 
 WORKSPACE = "tunesmith-work"
+BASE = "builtin:tunesmith-tiny"
 RecipeLike = Recipe | Path | str
 EXTRAS = {
     "prepare": ("daft", "orjson", "tokenizers", "transformers"),
@@ -127,86 +128,23 @@ def chat(target: Run | Path | str, *, workspace: Path | str = WORKSPACE, **optio
 # ---------------------------------------------------------------------------------------------------- before training
 
 
-@dataclass
-class Check:
-    """What `check` found. problems: all of them, recipe first; facts: what is fine, for people to read."""
+def check(
+    recipe: RecipeLike,
+    *,
+    overrides: Iterable[str] = (),
+    workspace: Path | str = WORKSPACE,
+    on_phase: Callable[[str], None] = lambda phase: None,
+) -> Findings:
+    """Everything that is wrong with a recipe, its model and its rows; nothing is trained or written.
 
-    problems: list[Problem] = field(default_factory=list)
-    facts: list[str] = field(default_factory=list)
-    exit_status: int = 0
+    on_phase: told what is looked at.
+    """
+    from tunesmith.runner.check import check as look
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "ok": not self.problems,
-            "exit_status": self.exit_status,
-            "facts": self.facts,
-            "problems": [asdict(p) for p in self.problems],
-        }
-
-
-def check(recipe: RecipeLike, *, overrides: Iterable[str] = ()) -> Check:
-    """Everything that is wrong with a recipe, its model and its rows; nothing is trained or written."""
-    found = Check()
-    try:
-        spec = _recipe(recipe, overrides)
-    except TunesmithError as error:
-        return Check(list(error.problems), [], error.exit_status)
-    found.facts.append("the recipe is fine")
-    for part in (_check_model, _check_rows, _check_code):
-        try:
-            part(spec, found)
-        except TunesmithError as error:
-            found.problems += error.problems
-            found.exit_status = found.exit_status or error.exit_status
+    found = Findings()
+    with found.gathering():
+        return look(_recipe(recipe, overrides), Path(workspace), on_phase)
     return found
-
-
-def _check_model(spec: Recipe, found: Check) -> None:
-    from tunesmith import hub
-
-    files = hub.resolve(spec.model.base, spec.model.revision)
-    found.facts.append(f"the base model {files.source} is there ({files.config.get('model_type')})")
-    made = plan(spec)
-    peak = made.to_json()["figures"].get("peak_memory")
-    if peak:
-        from tunesmith.units import format_bytes
-
-        found.facts.append(
-            f"training needs about {format_bytes(peak['value'])} ({format_bytes(peak['low'])} to {format_bytes(peak['high'])})"
-        )
-
-
-def _check_rows(spec: Recipe, found: Check) -> None:
-    from tunesmith.stages.prepare.filters import filter_rows
-    from tunesmith.stages.prepare.rows import read_all
-
-    rows = list(read_all(spec, lambda count: None))
-    bad = [row for row in rows if row.problem]
-    formats: dict[str, int] = {}
-    for row in rows:
-        if row.format:
-            formats[row.format] = formats.get(row.format, 0) + 1
-    shown = ", ".join(f"{name}: {count:,}" for name, count in formats.items())
-    found.facts.append(f"{len(rows):,} rows read ({shown or 'none recognised'})")
-    for row in bad[:20]:
-        assert row.problem is not None
-        found.problems.append(
-            Problem(row.problem["code"], row.place, row.problem["what"], row.problem["expected"], row.problem["fix"])
-        )
-    if bad and spec.data.on_bad_row == "stop":
-        found.exit_status = 65
-    elif bad:
-        found.facts.append(f"{len(bad):,} bad rows would be set apart (data.on_bad_row: quarantine)")
-        found.problems = [
-            problem for problem in found.problems if problem.where.partition(":")[0] not in {row.file for row in bad}
-        ]
-    drops = filter_rows(rows, spec)
-    found.facts.append(f"the filters would drop {len(drops):,} rows")
-
-
-def _check_code(spec: Recipe, found: Check) -> None:
-    for name in code_named(spec):
-        found.facts.append(f"it names Python code, which runs only with --allow-code: {name}")
 
 
 def plan(recipe: RecipeLike, *, overrides: Iterable[str] = ()) -> Plan:
@@ -223,28 +161,49 @@ def plan(recipe: RecipeLike, *, overrides: Iterable[str] = ()) -> Plan:
     )
 
 
-def init(data: Path | str, *, out: Path | str = "recipe.yaml", base: str | None = None, force: bool = False) -> Path:
-    """Look at data and write a commented recipe for it. Raises FileError CLI-001 when `out` exists and force is not set."""
+def init(
+    *data: Path | str,
+    out: Path | str = "recipe.yaml",
+    base: str | None = None,
+    force: bool = False,
+    on_look: Callable[[Any], None] = lambda seen: None,
+) -> Path:
+    """Look at data (files, folders, globs) and write a commented recipe for it that runs as it is. Returns its path.
+
+    base: the model to start from, whose tokenizer measures the rows. on_look: gets what was seen (stages.prepare.look.Look).
+    Raises FileError CLI-001 when `out` exists and force is not set, QuestionError CLI-002 when no row can be used.
+    """
     from tunesmith.recipe.write import commented_recipe
     from tunesmith.stages.prepare.look import look
 
-    out = Path(out)
+    out, base = Path(out), base or BASE
     if out.exists() and not force:
         raise FileError(
             "CLI-001", f"{out} exists already", expected="a new file", fix="--out OTHER.yaml, or --force to replace it"
         )
-    seen = look(str(data))
-    if not seen.formats:
-        first = seen.first_problems[0] if seen.first_problems else {"what": "no rows", "fix": "check the path"}
+    seen = look([str(path) for path in data], base)
+    if not seen.files:
+        path, why = seen.left_out[0]
         raise QuestionError(
             "CLI-002",
-            f"no row of {data} is recognised: {first['what']}",
-            where=str(data),
-            expected="a known row format",
-            fix=first["fix"],
+            f"no row of {path} can be used: {why}",
+            where=str(path),
+            expected="rows of a known format, or columns with a question and an answer",
+            fix="docs/prepare.md shows the formats; name your columns by data.sources.fields in a recipe of your own",
         )
-    relative = os.path.relpath(Path(data).resolve(), out.resolve().parent)
-    out.write_text(commented_recipe(seen, relative, base))
+    on_look(seen)
+    if Path(base).is_dir():
+        base = os.path.relpath(Path(base).resolve(), out.resolve().parent)
+        base = base if base.startswith(".") else f"./{base}"
+    try:
+        out.write_text(commented_recipe(seen, out, base), encoding="utf-8")
+    except OSError as error:
+        raise FileError(
+            "CLI-009",
+            f"{out} cannot be written: {error.strerror}",
+            expected="a place that can be written to",
+            fix="-o ELSEWHERE/recipe.yaml",
+        ) from error
     return out
 
 

@@ -16,8 +16,9 @@ Anything else that escapes is a bug of ours: it keeps its traceback and exits 70
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 
 EXIT_BUG = 70
 
@@ -123,3 +124,32 @@ class InterruptedRun(TunesmithError):
     def __init__(self, signum: int, what: str, **details: str) -> None:
         self.exit_status = 128 + signum
         super().__init__("RUN-001", what, **details)
+
+
+@dataclass
+class Findings:
+    """What a look found without stopping at the first mistake.
+
+    problems: each must be mended. warnings: each may be meant. facts: what is fine, for people to read.
+    exit_status: of the first problem; 0 without one.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    exit_status: int = 0
+
+    def add(self, error: TunesmithError) -> None:
+        self.problems += error.problems
+        self.exit_status = self.exit_status or error.exit_status
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Within the block a mistake is noted instead of raised; the block ends there."""
+        try:
+            yield
+        except TunesmithError as error:
+            self.add(error)
+
+    def to_json(self) -> dict[str, object]:
+        return {"ok": not self.problems, **asdict(self)}

@@ -358,7 +358,6 @@ def test_the_environment_tells_versions_and_no_secrets(bench: Bench, monkeypatch
 
 
 def test_a_disk_that_can_not_hold_the_run_is_refused_before_it_starts(tmp_path: Path) -> None:
-    run = Run(tmp_path, tmp_path, 1)
-    planning.check_disk({"figures": {"disk": {"value": 2e6, "low": 1e6, "high": 3e6}}}, run)
+    planning.check_disk({"figures": {"disk": {"value": 2e6, "low": 1e6, "high": 3e6}}}, tmp_path)
     with pytest.raises(FileError, match=r"RUN-023 the run needs .* TiB on the disk"):
-        planning.check_disk({"figures": {"disk": {"value": 2e18, "low": 1e18, "high": 3e18}}}, run)
+        planning.check_disk({"figures": {"disk": {"value": 2e18, "low": 1e18, "high": 3e18}}}, tmp_path)

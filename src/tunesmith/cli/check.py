@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
-from tunesmith.cli.options import recipe_options
+from tunesmith.cli.options import recipe_options, show_json, workspace_option
 
 
 @click.command("check")
 @recipe_options
-def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say everything that is wrong with RECIPE, its model and its rows. Trains and writes nothing."""
+@workspace_option
+def command(recipe: Path, overrides: tuple[str, ...], workspace: Path, as_json: bool) -> None:
+    """Say everything that is wrong with RECIPE, its model and its rows. Trains and writes nothing.
+
+    Leaves with the status that `tunesmith run` would leave with: 64 recipe, 65 rows, 66 model, 0 when nothing is wrong.
+
+    \b
+    Examples:
+      tunesmith check recipe.yaml
+      tunesmith check recipe.yaml --json   facts, warnings and problems for a program
+    """
     from tunesmith import api
 
-    found = api.check(recipe, overrides=overrides)
+    def tell(phase: str) -> None:
+        if not as_json:
+            click.echo(f"  looking at {phase}", err=True)
+
+    found = api.check(recipe, overrides=overrides, workspace=workspace, on_phase=tell)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
+        show_json(found.to_json())
         sys.exit(found.exit_status)
     for fact in found.facts:
         click.echo(f"  {fact}")
+    for warning in found.warnings:
+        click.echo(f"  warning: {warning}")
     for problem in found.problems:
         click.echo(str(problem), err=True)
-    click.echo(
-        f"{len(found.problems)} problem{'s' * (len(found.problems) != 1)}" if found.problems else "nothing is wrong"
-    )
+    count = len(found.problems)
+    click.echo(f"{count} problem{'s' * (count != 1)}" if count else "nothing is wrong")
     sys.exit(found.exit_status)

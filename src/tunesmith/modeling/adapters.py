@@ -32,16 +32,7 @@ def attach_lora(
     base_name: written into the adapter's files, so that others find the base.
     Raises ModelError MDL-105 when a target names no linear layer of this model.
     """
-    linears = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    unknown = [target for target in lora.targets if target not in linears]
-    if unknown:
-        raise ModelError(
-            "MDL-105",
-            f"the model has no linear layer named {', '.join(unknown)}",
-            where="adapter.targets",
-            expected=f"some of: {', '.join(sorted(linears))}",
-            fix=f"adapter.targets: [{', '.join(sorted(linears - {HEAD}))}]",
-        )
+    check_targets(model, lora)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -63,6 +54,20 @@ def attach_lora(
             layer.lora_dropout[ADAPTER] = FunctionalDropout(lora.dropout, number, context)
             adapted.peft_config[ADAPTER].lora_dropout = lora.dropout
     return adapted
+
+
+def check_targets(model: nn.Module, lora: Lora) -> None:
+    """Raises ModelError MDL-105 when a target names no linear layer of this model; its weights may be on the meta device."""
+    linears = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    unknown = [target for target in lora.targets if target not in linears]
+    if unknown:
+        raise ModelError(
+            "MDL-105",
+            f"the model has no linear layer named {', '.join(unknown)}",
+            where="adapter.targets",
+            expected=f"some of: {', '.join(sorted(linears))}",
+            fix=f"adapter.targets: [{', '.join(sorted(linears - {HEAD}))}]",
+        )
 
 
 @torch.no_grad()

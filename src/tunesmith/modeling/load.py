@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import ModelError
@@ -75,13 +75,7 @@ def load_model(
     try:
         model, info = _from_files(path, DTYPES[dtype], attention)
     except Exception as error:  # transformers raises a dozen kinds; every one is an answer about these files
-        raise ModelError(
-            "MDL-103",
-            f"{path} could not be loaded: {type(error).__name__}: {error}",
-            where="model.base",
-            expected="a causal language model that the installed transformers knows",
-            fix="check the architecture in config.json against the installed transformers version",
-        ) from error
+        raise _unusable(path, error) from error
     lacking = [*sorted(info["missing_keys"]), *(str(entry[0]) for entry in info["mismatched_keys"])]
     if lacking:
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
@@ -93,6 +87,29 @@ def load_model(
             fix="fetch the model again; its files do not belong together",
         )
     return model.to(device or pick_device()).eval()
+
+
+def empty_model(path: Path) -> nn.Module:
+    """The architecture without weights (on the meta device): its modules by name, in a fraction of a second.
+
+    Raises ModelError MDL-103 when the installed transformers does not know it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        "MDL-103",
+        f"{path} could not be loaded: {type(error).__name__}: {error}",
+        where="model.base",
+        expected="a causal language model that the installed transformers knows",
+        fix="check the architecture in config.json against the installed transformers version",
+    )
 
 
 def _from_files(path: Path, dtype: torch.dtype, attention: str) -> tuple[nn.Module, dict]:

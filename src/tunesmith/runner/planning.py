@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import FileError
@@ -30,7 +31,7 @@ def plan_stage(stage: str, spec: Recipe, inputs: Mapping[str, Artifact], run: Ru
         statistics = Dataset(inputs["dataset"].path).statistics
     plan = make_plan(spec, statistics)
     run.write_plan(plan)
-    check_disk(plan, run)
+    check_disk(plan, run.workspace)
 
 
 def make_plan(spec: Recipe, statistics: dict[str, Any] | None) -> dict[str, Any]:
@@ -41,15 +42,14 @@ def make_plan(spec: Recipe, statistics: dict[str, Any] | None) -> dict[str, Any]
     return planner.plan(spec, config, statistics=statistics, hardware=hardware.detect()).to_json()
 
 
-def check_disk(plan: Mapping[str, Any], run: Run) -> None:
+def check_disk(plan: Mapping[str, Any], workspace: Path) -> None:
     """Refuses to begin what can not end. Judged by the plan's lower bound, so that it never refuses what would fit."""
     figure = plan["figures"].get("disk")
-    free = durable.free_bytes(run.path)
+    free = durable.free_bytes(workspace)
     if figure and free < figure["low"]:
         raise FileError(
             "RUN-023",
-            f"the run needs {format_bytes(figure['value'])} on the disk of {run.workspace}, "
-            f"{format_bytes(free)} are free",
+            f"the run needs {format_bytes(figure['value'])} on the disk of {workspace}, {format_bytes(free)} are free",
             expected=f"at least {format_bytes(figure['low'])}",
             fix="free some space, choose another disk with --workspace, or --set train.keep_checkpoints=1",
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tunesmith.errors import QuestionError
@@ -23,21 +24,42 @@ class Drop:
     kept_twin: int | None = None
 
 
+@dataclass(frozen=True)
+class Filtered:
+    """What one filter takes. name: of its key below data.filters. drops: row -> why it goes. rows: those it saw."""
+
+    name: str
+    drops: dict[int, Drop]
+    rows: list[Row]
+
+    @property
+    def share(self) -> float:
+        return len(self.drops) / len(self.rows) if self.rows else 0.0
+
+
 def filter_rows(rows: Iterable[Row], spec: Recipe) -> dict[int, Drop]:
-    """Row -> why it goes. Sources that are said to be held out are not filtered: the user chose their rows."""
-    filters = spec.data.filters
-    candidates = [row for row in rows if row.example is not None and row.split in ("auto", "train")]
+    """Row -> why it goes. Sources that are said to be held out are not filtered: the user chose their rows.
+
+    Raises QuestionError DAT-030 when a default nobody wrote would throw away much.
+    """
     drops: dict[int, Drop] = {}
-    if filters.length is not None:
-        found = {row.row: drop for row in candidates if (drop := _by_length(row, filters.length))}
-        _ask_about(spec, "length", found, candidates)
-        drops |= found
-    if filters.quality is not None:
-        left = [row for row in candidates if row.row not in drops]
-        found = {row.row: drop for row in left if (drop := _by_quality(row, filters.quality))}
-        _ask_about(spec, "quality", found, left)
-        drops |= found
+    for found in apply_filters(rows, spec):
+        asked = question(spec, found)
+        if asked is not None and not _confirmed(asked.headline):
+            raise asked
+        drops |= found.drops
     return drops
+
+
+def apply_filters(rows: Iterable[Row], spec: Recipe) -> Iterator[Filtered]:
+    """What each filter takes of what the one before left."""
+    filters = spec.data.filters
+    left = [row for row in rows if row.is_good and row.split in ("auto", "train")]
+    for name, filter, judge in (("length", filters.length, _by_length), ("quality", filters.quality, _by_quality)):
+        if filter is not None:
+            found = Filtered(name, {row.row: drop for row in left if (drop := judge(row, filter))}, left)
+            yield found
+            left = [row for row in left if row.row not in found.drops]
 
 
 def score_of(row: Row, filter: QualityFilter | None) -> float:
@@ -48,8 +70,7 @@ def score_of(row: Row, filter: QualityFilter | None) -> float:
 
 
 def _by_length(row: Row, length: LengthFilter) -> Drop | None:
-    assert row.example is not None
-    count = row.example.num_characters
+    count = row.characters
     if count < length.min_characters:
         return Drop("too_short", count, length.min_characters)
     return Drop("too_long_text", count, length.max_characters) if count > length.max_characters else None
@@ -74,22 +95,20 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _ask_about(spec: Recipe, name: str, found: dict[int, Drop], rows: list[Row]) -> None:
-    """A default nobody wrote may not throw away much: stop and name counts and the key that accepts it."""
-    key = f"data.filters.{name}"
+def question(spec: Recipe, found: Filtered) -> QuestionError | None:
+    """DAT-030 with counts and the key that accepts it, where a filter nobody wrote would take more than a few rows."""
+    key = f"data.filters.{found.name}"
     accepted = spec.data.filters.accept_drop_share
-    share = len(found) / len(rows) if rows else 0.0
-    if spec.origin(key) != "default" or share <= accepted:
-        return
-    filter = getattr(spec.data.filters, name)
+    if spec.origin(key) != "default" or found.share <= accepted:
+        return None
+    filter = getattr(spec.data.filters, found.name)
     settings = ", ".join(f"{field}: {value}" for field, value in filter.model_dump().items())
-    examples = ", ".join(f"{row.place} ({found[row.row].value})" for row in rows if row.row in found)[:160]
-    what = f"the default {name} filter ({settings}) would drop {len(found):,} of {len(rows):,} rows ({share:.1%}), such as {examples}"
-    if _confirmed(what):
-        return
-    raise QuestionError(
+    taken = (f"{row.place} ({found.drops[row.row].value})" for row in found.rows if row.row in found.drops)
+    examples = ", ".join(itertools.islice(taken, 5))[:160]
+    return QuestionError(
         "DAT-030",
-        what,
+        f"the default {found.name} filter ({settings}) would drop {len(found.drops):,} of {len(found.rows):,} rows "
+        f"({found.share:.1%}), such as {examples}",
         where=key,
         expected=f"at most {accepted:.0%} without your word",
         fix=f"--set data.filters.accept_drop_share=1 accepts it; --set {key}=null switches it off; or write {key}: {{{settings}}} in the recipe",

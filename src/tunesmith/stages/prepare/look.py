@@ -1,73 +1,265 @@
-"""A look at data without a recipe: what `tunesmith init` writes a recipe from, and what `check` reports."""
+"""A look at data without a recipe: what is in each file, where it belongs, how long it is. `tunesmith init` writes from it."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from tunesmith.recipe import Recipe
-from tunesmith.recipe.load import parse_recipe
-from tunesmith.stages.prepare.rows import Row, read_all
+from tunesmith import hub
+from tunesmith.errors import ModelError
+from tunesmith.stages.prepare.columns import propose_fields
+from tunesmith.stages.prepare.reader import Bad, files_of, read_rows
+from tunesmith.text.example import Example
+from tunesmith.text.formats import FormatProblem, to_example
+from tunesmith.text.templates import Segment, TemplateError
+from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
+
+PEEKED = 200  # rows by which columns are judged
+DRAWN, LONGEST = 300, 30  # examples that are encoded
+SPLIT_WORDS = {
+    "train": {"train", "training", "trn"},
+    "validation": {"validation", "validate", "valid", "val", "dev", "eval"},
+    "test": {"test", "testing", "holdout", "heldout"},
+}
+NO_ROWS = {"readme", "license", "licence", "notice", "changelog", "requirements"}
+QUALITY = "quality_score"
+
+
+@dataclass
+class FileLook:
+    """fields: proposed for foreign columns. split: by the file's name, "auto" where that says nothing.
+
+    problems: code -> rows. first_problem: the first of them, with its place. columns: those that are no part of the chat.
+    """
+
+    path: Path
+    fields: dict[str, str]
+    split: str = "auto"
+    rows: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    problems: Counter[str] = field(default_factory=Counter)
+    first_problem: dict[str, str] | None = None
+    columns: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def good(self) -> int:
+        return self.formats.total()
+
+
+@dataclass
+class Measured:
+    """Tokens, by the base's own tokenizer on a sample that holds the longest rows. template: what the recipe has to name."""
+
+    p99: int
+    longest: int
+    answer_p99: int
+    template: str
+    context: int | None
 
 
 @dataclass
 class Look:
-    """formats: format -> rows. problems: code -> rows; first_problems: the first of each. characters: percentiles."""
+    """files: with rows that can be used. left_out: (file, why). characters: percentiles over the rows of all files.
 
-    rows: int = 0
-    formats: Counter[str] = field(default_factory=Counter)
-    problems: Counter[str] = field(default_factory=Counter)
-    first_problems: list[dict[str, Any]] = field(default_factory=list)
-    columns: Counter[str] = field(default_factory=Counter)
+    answers: 99 of 100 have at most so many characters. measured: None where the base's tokenizer could not be had.
+    scores: of the column quality_score, ascending.
+    """
+
+    files: list[FileLook] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
     characters: dict[str, int] = field(default_factory=dict)
-    answer_characters: int = 0
+    answers: int = 0
     json_answers: float = 0.0
-    sample: dict[str, Any] | None = None
+    scores: list[float] = field(default_factory=list)
+    measured: Measured | None = None
+    drawn: list[tuple[int, int, Example]] = field(default_factory=list)  # a heap by content, the largest key on top
+    longest: list[tuple[int, int, Example]] = field(default_factory=list)  # a heap by length, the shortest on top
 
     @property
-    def bad(self) -> int:
-        return sum(self.problems.values())
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
 
+    @property
+    def formats(self) -> Counter[str]:
+        return sum((file.formats for file in self.files), Counter())
 
-def look(path: str) -> Look:
-    """Read a file, folder or glob whole and say what is in it."""
-    return look_at(parse_recipe(f"data: {{sources: {path!r}}}"))
+    @property
+    def problems(self) -> Counter[str]:
+        return sum((file.problems for file in self.files), Counter())
 
+    @property
+    def first_problems(self) -> list[dict[str, str]]:
+        return [file.first_problem for file in self.files if file.first_problem]
 
-def look_at(spec: Recipe) -> Look:
-    """As `look`, at the sources of a recipe."""
-    found = Look()
-    lengths, answers, in_json = [], [], 0
-    for row in read_all(spec, lambda count: None):
-        found.rows += 1
-        if row.problem:
-            _note_problem(found, row)
-            continue
-        assert row.example is not None
-        found.formats[row.format] += 1
-        found.columns.update(row.meta.keys())
-        lengths.append(row.example.num_characters)
-        answer = row.example.answer or ""
-        answers.append(len(answer))
-        in_json += answer.strip().startswith(("{", "[")) and answer.strip().endswith(("}", "]"))
-        found.sample = found.sample or row.example.to_json()
-    lengths.sort()
-    if lengths:
-        found.characters = {
-            name: lengths[min(len(lengths) - 1, int(share * len(lengths)))]
-            for name, share in (("min", 0.0), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "formats": dict(self.formats),
+            "bad": dict(self.problems),
+            "files": [
+                {"path": str(file.path), "split": file.split, "fields": file.fields, "rows": file.rows}
+                for file in self.files
+            ],
+            "left_out": {str(path): why for path, why in self.left_out},
+            "characters": self.characters,
+            "tokens": {"p99": self.measured.p99, "max": self.measured.longest} if self.measured else None,
         }
-        found.answer_characters = sorted(answers)[min(len(answers) - 1, int(0.99 * len(answers)))]
-        found.json_answers = in_json / len(lengths)
+
+
+def look(paths: Sequence[str], base: str) -> Look:
+    """Read files, folders or globs whole. base: the model whose tokenizer counts. Raises DataError DAT-001 and on."""
+    found = Look()
+    files = [path for path in dict.fromkeys(itertools.chain.from_iterable(map(files_of, paths)))]
+    lengths: list[int] = []
+    answers: list[int] = []
+    in_json = 0
+    for path in files:
+        if len(files) > 1 and set(_words(path.name)) & NO_ROWS:
+            found.left_out.append((path, "by its name it holds no rows"))
+            continue
+        seen = _look_at(path, found, lengths, answers)
+        in_json += seen[1]
+        if seen[0].good:
+            found.files.append(seen[0])
+        else:
+            problem = seen[0].first_problem
+            found.left_out.append((path, problem["what"] if problem else "it holds no rows"))
+    _sort_into_splits(found.files)
+    found.characters = _percentiles(lengths)
+    found.answers = _percentiles(answers).get("p99", 0)
+    found.json_answers = in_json / len(lengths) if lengths else 0.0
+    found.scores.sort()
+    found.measured = _measure(found, base)
     return found
 
 
-def _note_problem(found: Look, row: Row) -> None:
-    assert row.problem is not None
-    code = row.problem["code"]
-    if code not in found.problems:
-        found.first_problems.append(
-            {"place": row.place, **{key: row.problem[key] for key in ("code", "what", "expected", "fix")}}
-        )
-    found.problems[code] += 1
+def _look_at(path: Path, found: Look, lengths: list[int], answers: list[int]) -> tuple[FileLook, int]:
+    """The file, and how many of its answers are JSON."""
+    parsed = iter(read_rows(path))
+    first = list(itertools.islice(parsed, PEEKED))
+    seen = FileLook(path, propose_fields([row.value for row in first if not isinstance(row, Bad)]) or {})
+    in_json = 0
+    for row in itertools.chain(first, parsed):
+        seen.rows += 1
+        if isinstance(row, Bad):
+            _note_problem(seen, row.position, row.code, row.what, row.fix)
+            continue
+        try:
+            example, form = to_example(row.value, "auto", seen.fields)
+        except FormatProblem as problem:
+            _note_problem(seen, row.position, problem.code, problem.what, problem.fix)
+            continue
+        seen.formats[form] += 1
+        seen.columns.update(example.meta.keys())
+        lengths.append(example.num_characters)
+        answer = (example.answer or "").strip()
+        answers.append(len(answer))
+        in_json += answer.startswith(("{", "[")) and answer.endswith(("}", "]"))
+        found.scores += _score(example.meta.get(QUALITY))
+        key = int(example.content_hash(), 16)
+        _push(found.drawn, (-key, len(lengths), example), DRAWN)
+        _push(found.longest, (example.num_characters, len(lengths), example), LONGEST)
+    return seen, in_json
+
+
+def _note_problem(seen: FileLook, position: int, code: str, what: str, fix: str) -> None:
+    seen.problems[code] += 1
+    if seen.first_problem is None:
+        seen.first_problem = {"place": f"{seen.path.name}:{position}", "code": code, "what": what, "fix": fix}
+
+
+def _push(heap: list, entry: tuple, size: int) -> None:
+    if len(heap) < size:
+        heapq.heappush(heap, entry)
+    else:
+        heapq.heappushpop(heap, entry)
+
+
+def _score(value: Any) -> list[float]:
+    try:
+        return [] if value is None or isinstance(value, bool) else [float(value)]
+    except (TypeError, ValueError):
+        return []
+
+
+def _percentiles(numbers: Iterable[int]) -> dict[str, int]:
+    ordered = sorted(numbers)
+    if not ordered:
+        return {}
+    shares = (("min", 0.0), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
+    return {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in shares}
+
+
+# --------------------------------------------------------------------------------------------------------------- splits
+
+
+def _sort_into_splits(files: list[FileLook]) -> None:
+    """By names such as train.jsonl and test.csv, where there are rows to train on and others beside them."""
+    named = {file.path: _split_of(file.path) for file in files}
+    if {"train"} < set(named.values()) - {"auto"}:
+        for file in files:
+            file.split = named[file.path]
+
+
+def _split_of(path: Path) -> str:
+    """What the file's name says, else its folder's; auto where they say nothing or more than one thing."""
+    for name in (path.name, path.parent.name):
+        words = set(_words(name))
+        found = [split for split, known in SPLIT_WORDS.items() if words & known]
+        if found:
+            return found[0] if len(found) == 1 else "auto"
+    return "auto"
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", name.lower())
+
+
+# --------------------------------------------------------------------------------------------------------------- tokens
+
+
+def _measure(found: Look, base: str) -> Measured | None:
+    """Lengths in tokens; None where the model's small files cannot be had now, by no fault of the data."""
+    try:
+        files = hub.resolve(base, weights=False)
+        tokenizer = _tokenizer(files)
+    except ModelError:
+        return None
+    lengths: dict[int, int] = {}
+    answers: list[int] = []
+    for number, example in {entry[1]: entry[2] for entry in (*found.drawn, *found.longest)}.items():
+        try:
+            ((ids, _),) = tokenizer.encode_segments([tokenizer.encode_example(example, "all")])
+        except TemplateError:
+            continue  # `tunesmith check` says which rows a template refuses
+        lengths[number] = len(ids)
+        if example.answer is not None:
+            ((answer, _),) = tokenizer.encode_segments([[Segment(example.answer, True, True)]])
+            answers.append(len(answer))
+    if not lengths:
+        return None
+    drawn = [lengths[entry[1]] for entry in found.drawn if entry[1] in lengths]
+    context = files.config.get("max_position_embeddings")
+    return Measured(
+        _percentiles(drawn or lengths.values())["p99"],
+        max(lengths.values()),
+        _percentiles(answers).get("p99", 0),
+        tokenizer.template.name,
+        context if isinstance(context, int) else None,
+    )
+
+
+def _tokenizer(files: hub.ModelFiles) -> Tokenizer:
+    """With the model's own template, or the classical instruction form where it brings none."""
+    try:
+        return load_tokenizer(files, "auto")
+    except ModelError as error:
+        if error.code != "TXT-020":
+            raise
+        return load_tokenizer(files, "instruction")

@@ -17,9 +17,10 @@ from tunesmith.text.formats import FormatProblem, to_example
 
 @dataclass
 class Row:
-    """One source position. Exactly one of `example` and `problem` is there.
+    """One source position: good with an example, or bad with a problem.
 
     row: its number over all sources, and its line in the ledger. split: as the source says, auto where it does not.
+    characters: over all turns. All decisions about rows need no example, so `check` keeps rows without theirs.
     """
 
     row: int
@@ -32,7 +33,12 @@ class Row:
     problem: dict[str, Any] | None = None
     key: str = ""
     prompt_key: str = ""
+    characters: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_good(self) -> bool:
+        return self.problem is None
 
     @property
     def place(self) -> str:
@@ -44,12 +50,18 @@ def read_all(spec: Recipe, on_progress: Callable[[int], None]) -> Iterator[Row]:
     count = 0
     for source in spec.data.sources:
         for path in files_of(source.path):
-            name = source.name or _stem(path)
-            for found in read_rows(path):
-                yield _row(count, source, name, path.name, found)
+            for row in read_file(source, path, count):
+                yield row
                 count += 1
                 if count % 5000 == 0:
                     on_progress(count)
+
+
+def read_file(source: Source, path: Path, first: int = 0) -> Iterator[Row]:
+    """Every position of one file of a source; `first` is the number of its first row."""
+    name = source.name or _stem(path)
+    for number, found in enumerate(read_rows(path), first):
+        yield _row(number, source, name, path.name, found)
 
 
 def _stem(path: Path) -> str:
@@ -84,6 +96,7 @@ def _row(number: int, source: Source, name: str, file: str, found: Parsed | Bad)
         }
         return row
     row.key, row.prompt_key = row.example.content_hash(), row.example.prompt_hash()
+    row.characters = row.example.num_characters
     row.meta = {
         key: value for key, value in row.example.meta.items() if isinstance(value, (int, float, str, bool, type(None)))
     }

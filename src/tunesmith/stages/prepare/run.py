@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from tunesmith.stages.prepare.select import Selection, select
 from tunesmith.stages.prepare.tokens import Tokens, encode_rows
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
-READER_VERSION = 1
-SHOWN_PROBLEMS = 20
+READER_VERSION = 2
+SHOWN_PER_CODE = 3
 
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
@@ -67,47 +67,62 @@ def _rows(spec: Recipe, run: Run) -> Artifact:
 
 
 def _judge_bad_rows(spec: Recipe, run: Run, rows: list[Row]) -> None:
-    """Stop on bad rows unless the recipe sets them apart; stop anyway when they are many, or when nothing is left."""
-    bad = [row for row in rows if row.problem]
+    bad = [row for row in rows if not row.is_good]
     run.record("prepare", "prepare/bad_rows", len(bad), unit="rows")
-    if not rows:
+    counts = Counter(row.problem["code"] for row in bad if row.problem)
+    refusal = bad_rows_error(spec, counts, first_of_each_code(bad), len(rows))
+    if refusal is not None:
+        raise refusal
+
+
+def first_of_each_code(bad: Iterable[Row]) -> list[Row]:
+    """The first rows of each kind of problem: what is shown."""
+    shown: dict[str, list[Row]] = {}
+    for row in bad:
+        assert row.problem is not None
+        alike = shown.setdefault(row.problem["code"], [])
+        if len(alike) < SHOWN_PER_CODE:
+            alike.append(row)
+    return [row for rows in shown.values() for row in rows]
+
+
+def bad_rows_error(spec: Recipe, counts: Counter[str], first: list[Row], total: int) -> DataError | None:
+    """DAT-032 for bad rows, unless the recipe sets them apart and they are few; DAT-031 where there is no row at all.
+
+    counts: bad rows by code. first: some rows of each code. total: all rows, good and bad.
+    """
+    if not total:
         names = ", ".join(source.path for source in spec.data.sources)
-        raise DataError(
+        return DataError(
             "DAT-031", f"no row in {names}", where="data.sources", expected="at least one row", fix="check the files"
         )
-    share = len(bad) / len(rows)
-    if bad and (spec.data.on_bad_row == "stop" or share > spec.data.max_bad_share or len(bad) == len(rows)):
-        raise DataError("DAT-032", _grouped(bad, len(rows)), problems=_bad_row_problems(spec, bad, len(rows)))
+    bad = counts.total()
+    if not bad or (spec.data.on_bad_row == "quarantine" and bad < total and bad / total <= spec.data.max_bad_share):
+        return None
+    groups = ", ".join(f"{code} x {count:,}" for code, count in counts.most_common())
+    what = f"{bad:,} of {total:,} rows cannot be used ({groups}); nothing was trained"
+    shown = [_as_problem(row, counts) for row in sorted(first, key=lambda row: -counts[row.problem["code"]])]  # type: ignore[index]
+    return DataError("DAT-032", what, problems=[*shown, _verdict(spec, what, bad / total)])
 
 
-def _grouped(bad: list[Row], total: int) -> str:
-    counts = Counter(row.problem["code"] for row in bad if row.problem)
-    groups = ", ".join(f"{code} x {count}" for code, count in counts.most_common())
-    return f"{len(bad):,} of {total:,} rows cannot be used ({groups}); nothing was trained"
+def _as_problem(row: Row, counts: Counter[str]) -> Problem:
+    assert row.problem is not None
+    told = row.problem
+    column = f":{told['column']}" if told["column"] else ""
+    alike = f" ({counts[told['code']]:,} rows like this)" if counts[told["code"]] > 1 else ""
+    return Problem(told["code"], f"{row.place}{column}", told["what"] + alike, told["expected"], told["fix"])
 
 
-def _bad_row_problems(spec: Recipe, bad: list[Row], total: int) -> list[Problem]:
-    shown = []
-    for row in bad[:SHOWN_PROBLEMS]:
-        assert row.problem is not None
-        column = f":{row.problem['column']}" if row.problem["column"] else ""
-        shown.append(
-            Problem(
-                row.problem["code"],
-                f"{row.place}{column}",
-                row.problem["what"],
-                row.problem["expected"],
-                row.problem["fix"],
-            )
-        )
-    share = len(bad) / total
+def _verdict(spec: Recipe, what: str, share: float) -> Problem:
+    """Why these bad rows stop the run, and the key that lets it go on."""
     if spec.data.on_bad_row == "quarantine":
-        fix = f"mend them, or data.max_bad_share: {min(1.0, share * 1.1):.3f}" if len(bad) < total else "mend the file"
-        what = f"{share:.2%} of the rows are bad, more than data.max_bad_share {spec.data.max_bad_share:.2%} ({_grouped(bad, total)})"
-    else:
-        fix = "mend these rows, or data.on_bad_row: quarantine sets them apart and goes on"
-        what = _grouped(bad, total)
-    return [*shown, Problem("DAT-032", "data.on_bad_row", what, "rows that can be read", fix)]
+        fix = f"mend them, or data.max_bad_share: {min(1.0, share * 1.1):.3f}" if share < 1 else "mend the file"
+        what = f"{share:.2%} of the rows are bad, more than data.max_bad_share {spec.data.max_bad_share:.2%} ({what})"
+        return Problem("DAT-032", "data.max_bad_share", what, "rows that can be read", fix)
+    fix = "mend these rows, or data.on_bad_row: quarantine sets them apart and goes on"
+    if share > spec.data.max_bad_share:
+        fix += f" (with data.max_bad_share: {min(1.0, share * 1.1):.3f})"
+    return Problem("DAT-032", "data.on_bad_row", what, "rows that can be read", fix)
 
 
 # ----------------------------------------------------------------------------------------------------------- tokens
@@ -164,7 +179,7 @@ def _dataset(
     with run.store.create("Dataset", run.stage_key, producer=producer) as draft:
         writer = DatasetWriter(draft.path)
         ledger = [_account(row, spec, selection, tokens, writer) for row in rows]
-        _refuse_nothing_left(ledger)
+        refuse_nothing_left(ledger)
         by_row = {row.row: row for row in rows}
         items = list(_items(ledger, by_row, tokenizer))
         statistics = _statistics(ledger, rows)
@@ -200,23 +215,24 @@ def _account(row: Row, spec: Recipe, selection: Selection, tokens: Tokens, write
     if row.key in tokens.refused:
         return {**entry, "status": "quarantined", "rule": "template", "value": tokens.refused[row.key]}
     ids, spans = tokens[row.key]
-    entry["tokens"], entry["learned"] = len(ids), _learned(spans)
-    drop = selection.drops.get(row.row) or _drop_by_tokens(len(ids), spans, spec)
+    entry["tokens"], entry["learned"] = len(ids), learned_tokens(spans)
+    drop = selection.drops.get(row.row) or drop_by_tokens(len(ids), spans, spec)
     if drop:
         return {**entry, "status": "dropped", **drop.__dict__}
     if len(ids) > spec.data.max_tokens:
         entry |= {"rule": "truncated", "value": len(ids), "threshold": spec.data.max_tokens}
         ids, spans = _cut(ids, spans, spec.data.max_tokens)
-        entry["learned"] = _learned(spans)
+        entry["learned"] = learned_tokens(spans)
     writer.add(ids, spans, row.row, entry["split"])
     return entry
 
 
-def _drop_by_tokens(length: int, spans: list[tuple[int, int, float]], spec: Recipe) -> Drop | None:
+def drop_by_tokens(length: int, spans: list[tuple[int, int, float]], spec: Recipe) -> Drop | None:
+    """Why a row of `length` tokens with these learned spans is not used; None when it is."""
     limit = spec.data.max_tokens
     if length > limit and spec.data.too_long == "drop":
         return Drop("too_long", length, limit)
-    if _learned([span for span in spans if span[0] < limit]) == 0:
+    if learned_tokens([span for span in spans if span[0] < limit]) == 0:
         return Drop("nothing_to_learn", length, limit)
     return None
 
@@ -227,11 +243,13 @@ def _cut(
     return ids[:limit], [(start, min(end, limit), weight) for start, end, weight in spans if start < limit]
 
 
-def _learned(spans: list[tuple[int, int, float]]) -> int:
+def learned_tokens(spans: list[tuple[int, int, float]]) -> int:
+    """Tokens that are predicted and learned: the first one of a row is predicted by nothing."""
     return sum(end - max(start, 1) for start, end, _ in spans)
 
 
-def _refuse_nothing_left(ledger: list[dict[str, Any]]) -> None:
+def refuse_nothing_left(ledger: list[dict[str, Any]]) -> None:
+    """Raises DataError DAT-033 when no row is used for training. Entries need status, split and rule."""
     if any(entry["status"] == "used" and entry["split"] == "train" for entry in ledger):
         return
     counts = Counter(entry["rule"] or f"{entry['split']} row" for entry in ledger)
@@ -291,16 +309,7 @@ def _statistics(ledger: list[dict[str, Any]], rows: list[Row]) -> dict[str, Any]
     splits = {}
     for name in ("train", "validation", "test"):
         entries = [entry for entry in used if entry["split"] == name]
-        lengths = np.array([entry["tokens"] for entry in entries] or [0])
-        splits[name] = {
-            "rows": len(entries),
-            "tokens": int(sum(e["tokens"] for e in entries)),
-            "learned_tokens": int(sum(e["learned"] for e in entries)),
-            "p50": int(np.percentile(lengths, 50)),
-            "p90": int(np.percentile(lengths, 90)),
-            "p99": int(np.percentile(lengths, 99)),
-            "max": int(lengths.max()),
-        }
+        splits[name] = split_statistics([e["tokens"] for e in entries], [e["learned"] for e in entries])
     counts, edges = np.histogram([entry["tokens"] for entry in used] or [0], bins=20)
     return {
         "read": len(ledger),
@@ -316,6 +325,14 @@ def _statistics(ledger: list[dict[str, Any]], rows: list[Row]) -> dict[str, Any]
         "formats": dict(Counter(row.format for row in rows if row.format)),
         "lengths": {"counts": counts.tolist(), "edges": [round(float(edge), 1) for edge in edges]},
     }
+
+
+def split_statistics(tokens: Sequence[int], learned: Sequence[int]) -> dict[str, int]:
+    """Of one split: rows, tokens, learned tokens, percentiles of the rows' lengths."""
+    lengths = np.array(tokens or [0])
+    percentiles = {f"p{share}": int(np.percentile(lengths, share)) for share in (50, 90, 99)}
+    counts = {"rows": len(tokens), "tokens": int(sum(tokens)), "learned_tokens": int(sum(learned))}
+    return {**counts, **percentiles, "max": int(lengths.max())}
 
 
 def _rule_group(entry: dict[str, Any]) -> str:

@@ -20,10 +20,13 @@ class Selection:
     drops: dict[int, Drop]
 
 
-def select(rows: list[Row], spec: Recipe) -> Selection:
-    """Decide on every good row by explicit rules; the outcome does not depend on the order of evaluation."""
-    drops = filter_rows(rows, spec)
-    good = [row for row in rows if row.example is not None]
+def select(rows: list[Row], spec: Recipe, filtered: dict[int, Drop] | None = None) -> Selection:
+    """Decide on every good row by explicit rules; the outcome does not depend on the order of evaluation.
+
+    filtered: what the filters take, where that was found out before.
+    """
+    drops = dict(filter_rows(rows, spec) if filtered is None else filtered)
+    good = [row for row in rows if row.is_good]
     splits = {row.row: _split(row, spec.data.split, spec.seed) for row in good}
     left = [row for row in good if row.row not in drops]
     if spec.data.deduplicate == "exact":
