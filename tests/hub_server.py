@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_stand_in"
@@ -74,6 +75,24 @@ class HubServer:
         return [
             line for line in self.requests if line.startswith("GET") and "/resolve/" in line and line.endswith(suffix)
         ]
+
+
+def connect(monkeypatch: Any, url: str, folder: Path) -> None:
+    """The client of this process asks the server at `url`, with a cache below `folder`. It reads its environment when it is
+    imported, so its constants are set."""
+    from huggingface_hub import constants
+
+    from tunesmith.hub import download, hashes
+
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(download, "_listings", {})
+    monkeypatch.setattr(hashes, "_known", {})
 
 
 class _Handler(BaseHTTPRequestHandler):

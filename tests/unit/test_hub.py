@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import TOKEN, HubServer
+from hub_server import TOKEN, HubServer, connect
 
 from tunesmith import hub
 from tunesmith.errors import InterruptedRun, ModelError, TunesmithError
@@ -40,34 +40,19 @@ def server() -> Iterator[HubServer]:
 
 @pytest.fixture(autouse=True)
 def at_this_hub(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client asks our server, with a cache of its own; it reads its environment at import, so constants are set."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(download, "_listings", {})
-    monkeypatch.setattr(hashes, "_known", {})
+    connect(monkeypatch, server.url, tmp_path)
 
 
-def go_offline(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def go_offline(monkeypatch: pytest.MonkeyPatch, how: str, tmp_path: Path) -> None:
     from huggingface_hub import constants
 
     if how == "HF_HUB_OFFLINE":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(download, "_listings", {})
     else:
         with socket.socket() as free:  # a port where nobody listens
             free.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(download, "_listings", {})
+            connect(monkeypatch, f"http://127.0.0.1:{free.getsockname()[1]}", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------- what is fetched
@@ -157,11 +142,11 @@ def test_a_commit_stays_and_a_branch_moves(server: HubServer, small_model: Path)
 
 @pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "no network"])
 def test_offline_what_was_fetched_before_is_used(
-    server: HubServer, small_model: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    server: HubServer, small_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
 ) -> None:
     commit = server.publish(NAME, small_model)
     before = hub.resolve(NAME).fingerprint
-    go_offline(monkeypatch, how)
+    go_offline(monkeypatch, how, tmp_path)
     assert hub.resolve_config(NAME).commit == commit
     assert hub.resolve(NAME).fingerprint == before
     assert hub.resolve(NAME, commit).fingerprint == before
@@ -169,11 +154,11 @@ def test_offline_what_was_fetched_before_is_used(
 
 
 def test_offline_what_was_never_fetched_is_answered(
-    server: HubServer, small_model: Path, monkeypatch: pytest.MonkeyPatch
+    server: HubServer, small_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     server.publish(NAME, small_model)
     hub.resolve_config(NAME)  # the configuration alone is there
-    go_offline(monkeypatch, "HF_HUB_OFFLINE")
+    go_offline(monkeypatch, "HF_HUB_OFFLINE", tmp_path)
     assert hub.resolve_config(NAME).bytes_to_fetch is None
     with pytest.raises(ModelError, match=r"(?s)MDL-014 .*the cache lacks model\.safetensors.*HF_HUB_OFFLINE"):
         hub.resolve(NAME)

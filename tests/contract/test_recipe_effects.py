@@ -1,0 +1,592 @@
+"""No key without a reader: for each recipe key its other value changes something that can be seen.
+
+A new key needs one line in EFFECTS: an observer that calls the code which reads the key, at its own place, and tells what
+came of it. `other` of the tree is the value tried; the line may name another one, and settings without which the key says
+nothing. A key that changes nothing fails, and so does a key without a line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hub_server import HubServer, connect
+from small_training import WORSENING, small_training
+
+from tunesmith.recipe import Recipe, parse_recipe
+from tunesmith.recipe.keys import all_keys, variants_of
+from tunesmith.recipe.tree import Section
+from tunesmith.runner.fingerprints import _without_folders
+from tunesmith.runner.stages import STAGES, load_stages
+
+RECIPE = "name: effects\ndata: {sources: [rows.jsonl, {path: test.jsonl, split: test}]}\n"
+
+
+# ------------------------------------------------------------------------------------------------------- the observers
+
+
+class Bench:
+    """A folder with rows, a tiny model and what observers share; each of them gets a recipe and the overrides it came from."""
+
+    def __init__(self, folder: Path, tiny: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.tiny, self.patch = folder, tiny, patch
+        self.known: dict[Any, Any] = {}
+        _write_rows(folder)
+
+    def recipe(self, overrides: tuple[str, ...]) -> Recipe:
+        return parse_recipe(RECIPE, overrides, folder=self.folder)
+
+    def see(self, observer: Observer, overrides: tuple[str, ...]) -> Any:
+        """What is observed, each recipe once."""
+        asked = (observer.__name__, overrides)
+        if asked not in self.known:
+            self.known[asked] = observer(self, overrides)
+        return self.known[asked]
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self.known:
+            self.known[name] = make()
+        return self.known[name]
+
+
+Observer = Callable[[Bench, tuple[str, ...]], Any]
+
+
+def run_folder(bench: Bench, overrides: tuple[str, ...]) -> str:
+    from tunesmith.runs.run import folder_of
+
+    return folder_of(bench.folder, bench.recipe(overrides)).name.rsplit("-", 1)[0]
+
+
+def plan(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """Figures and choices on a machine of eight cores."""
+    from tunesmith import hub, planner
+    from tunesmith.planner.hardware import Hardware
+
+    spec = bench.recipe(overrides)
+    split = {"rows": 1000, "tokens": 100_000, "learned_tokens": 40_000, "p50": 100, "p90": 150, "p99": 200, "max": 256}
+    statistics = {"splits": {name: split for name in ("train", "validation", "test")}}
+    machine = Hardware(8, 64 * 2**30, 64 * 2**30)
+    return planner.plan(
+        spec, hub.resolve_config(spec.model.base).config, statistics=statistics, hardware=machine
+    ).to_json()
+
+
+def base_model(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The configuration that is planned with, and the commit a Run is pinned to; of the hub there are two branches."""
+    from tunesmith import hub
+    from tunesmith.runner import base_model as reader
+    from tunesmith.runs.run import Run
+
+    spec = bench.recipe(overrides)
+    files = {"config.json": b'{"model_type": "llama", "hidden_size": 7}', "model.safetensors": b"1"}
+    with HubServer() as server:
+        server.publish("acme/tiny", files)
+        server.publish("acme/tiny", {**files, "README.md": b"newer"}, branch="newer")
+        with bench.patch.context() as patch:
+            connect(patch, server.url, bench.folder)
+            pinned = reader.pin(Run.open_or_create(bench.folder / "pins", spec))
+            return hub.resolve_config(pinned.model.base, pinned.model.revision).config, pinned.model.revision
+
+
+def ledger(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """What preparation makes of the rows: of each its source, format, split, fate, tokens and learned tokens."""
+    from tunesmith import hub
+    from tunesmith.errors import QuestionError
+    from tunesmith.stages.prepare.filters import filter_rows
+    from tunesmith.stages.prepare.rows import read_all
+    from tunesmith.stages.prepare.run import bad_rows_error, drop_by_tokens, first_of_each_code, learned_tokens
+    from tunesmith.stages.prepare.select import select
+    from tunesmith.text.tokenizers import load_tokenizer
+
+    spec = bench.recipe(overrides)
+    rows = list(read_all(spec, lambda count: None))
+    bad = [row for row in rows if not row.is_good]
+    counts = Counter(row.problem["code"] for row in bad if row.problem)
+    refused = bad_rows_error(spec, counts, first_of_each_code(bad), len(rows))
+    if refused is not None:
+        return refused.code
+    try:
+        chosen = select(rows, spec, filter_rows(rows, spec))
+    except QuestionError as question:
+        return question.code
+    tokenizer = load_tokenizer(hub.resolve(spec.model.base), spec.model.template)
+    told = []
+    for row in (row for row in rows if row.example is not None):
+        ((ids, spans),) = tokenizer.encode_segments([tokenizer.encode_example(row.example, spec.data.learn)])
+        drop = chosen.drops.get(row.row) or drop_by_tokens(len(ids), spans, spec)
+        fate = [row.place, row.source, row.format, chosen.splits[row.row], drop.rule if drop else "used"]
+        told.append((*fate, len(ids), learned_tokens(spans)))
+    return told
+
+
+def order(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The examples of all steps of a training on forty."""
+    from tunesmith.stages.train.batches import Order
+
+    spec = bench.recipe(overrides)
+    found = Order.of(list(range(40)), spec.seed, spec.train)  # type: ignore[arg-type]
+    return [found.step(number) for number in range(1, found.num_steps + 1)]
+
+
+def optimizer(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The kind of update rule, and the settings of its groups."""
+    import torch
+
+    from tunesmith.stages.train.optimizer import make_optimizer
+
+    named = [("weight", torch.nn.Parameter(torch.ones(2, 2))), ("bias", torch.nn.Parameter(torch.ones(2)))]
+    made = make_optimizer(named, bench.recipe(overrides).train)
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in made.param_groups]
+    return type(made).__name__, groups
+
+
+def rates(bench: Bench, overrides: tuple[str, ...]) -> list[float]:
+    from tunesmith.stages.train.schedule import rate_factor
+
+    return [rate_factor(bench.recipe(overrides).train.schedule, step, 20) for step in range(1, 21)]
+
+
+def trained_parts(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The model as training gets it: what is trained, in which shape; the adapter's scale and dropout."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    from tunesmith import hub
+    from tunesmith.modeling.dropout import StepContext
+    from tunesmith.stages.train.checkpoint import TrainState
+    from tunesmith.stages.train.run import _model
+
+    spec = bench.recipe((f"model.base={bench.tiny}", *overrides))
+    state = TrainState(precision="fp32", attention="sdpa", gradient_checkpointing=False)
+    files = hub.resolve(spec.model.base)
+    model = _model(spec, files, state, torch.device("cpu"), StepContext(spec.seed))
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    return (
+        {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad},
+        {(layer.scaling["default"], getattr(layer.lora_dropout["default"], "p", 0.0)) for layer in layers},
+    )
+
+
+def training(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """A small real training: its events by step, what was chosen, which checkpoints are left."""
+    workspace = bench.folder / "trainings" / str(len(bench.known))
+    small = small_training(workspace, bench.tiny, ("train.max_steps=4", *overrides))
+    result = small.train()
+    names = ("train/loss", "validation/loss", "train/learning_rate", "checkpoint/saved", "train/result_step")
+    chosen = {name: value for name, value in result.notes.items() if name not in ("threads", "tokens")}
+    left = sorted(path.name for path in (workspace / "artifacts" / "checkpoint").rglob("step-*"))
+    layouts = [event.value for event in small.run.events() if event.name == "train/layout"]
+    return {name: small.values(name) for name in names}, chosen, left, layouts
+
+
+def worsening(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """As `training`, one whose validation improves for a few steps and worsens afterwards."""
+    return training(bench, (*WORSENING, "train.evaluate_every=1", *overrides))
+
+
+def launched(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """Where the runner lets training work: here, or in so many processes."""
+    from tunesmith import launch
+
+    runner = importlib.import_module("tunesmith.runner.execute")  # the package shows its function of that name
+    told: list[Any] = []
+    with bench.patch.context() as patch:
+        patch.setattr(launch, "train", lambda spec, run, inputs, processes, **more: told.append(processes) or {})
+        info = load_stages(STAGES, "train")[-1].info
+        stage = SimpleNamespace(info=info, package="", run=lambda spec, inputs, run: told.append("here") or {})
+        runner._work(stage, bench.recipe(overrides), {}, None)  # type: ignore[arg-type]
+    return told
+
+
+def evaluation(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The real stage on a tiny model: scores, how many answers came at a time, how long they are."""
+    from tunesmith.stages.evaluate.run import run as evaluate
+
+    finished = bench.once("pipeline", lambda: _pipeline(bench))
+    spec = bench.recipe((*QUICK, f"model.base={bench.tiny}", *overrides))
+    run = _fresh_run(bench, spec, finished.workspace)
+    inputs = {**finished.outputs("prepare"), **finished.outputs("train")}
+    made = evaluate(spec, inputs, run)["evaluation"]
+    told = json.loads((made.path / "evaluation.json").read_bytes())
+    answers = [json.loads(line) for line in (made.path / "answers.jsonl").read_text().splitlines()]
+    progress = [event.value for event in run.events() if event.name == "evaluate/tuned_answers"]
+    bench.known["evaluation artifact"] = made
+    return told["parts"], told["gate"]["metric"], progress, [len(answer["tuned_ids"]) for answer in answers]
+
+
+def verdict(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The gate's judgement of a model that is a little better by one metric and much better by the other."""
+    from tunesmith.stages.evaluate.gate import judge
+
+    base = {"exact_match": [0.0] * 20, "token_f1": [0.0] * 20}
+    tuned = {"exact_match": [1.0] * 5 + [0.0] * 15, "token_f1": [1.0] * 15 + [0.0] * 5}
+    return judge(bench.recipe(overrides), base, tuned)
+
+
+def exported(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The real stage: what was written, and in which number format."""
+    from safetensors import safe_open
+
+    from tunesmith.stages.export.run import run as export
+
+    finished = bench.once("pipeline", lambda: _pipeline(bench))
+    bench.see(evaluation, ())
+    spec = bench.recipe((*QUICK, f"model.base={bench.tiny}", *overrides))
+    inputs = {
+        **finished.outputs("prepare"),
+        **finished.outputs("train"),
+        "evaluation": bench.known["evaluation artifact"],
+    }
+    outputs = export(spec, inputs, _fresh_run(bench, spec, finished.workspace))
+    formats = set()
+    if "export" in outputs:
+        with safe_open(outputs["export"].path / "model.safetensors", "pt") as weights:
+            formats = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    return sorted(outputs), formats
+
+
+def endpoint(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """Where `serve` would listen, and the bounds of a request; nothing is started."""
+    from tunesmith.stages.serve import endpoint as module
+    from tunesmith.stages.serve.limits import Limits
+    from tunesmith.stages.serve.run import keep
+
+    spec = bench.recipe(overrides)
+    (bench.folder / "served").mkdir(exist_ok=True)
+    export = {"export": SimpleNamespace(path=bench.tiny)}
+    run = SimpleNamespace(
+        id="r", path=bench.folder / "served", recipe=spec, outputs=lambda s: export if s == "export" else None
+    )
+    asked: list[Any] = []
+
+    def listen(host: str, port: int) -> None:
+        asked.append((host, port))
+        raise InterruptedError
+
+    with bench.patch.context() as patch:
+        patch.setattr(module, "listen", listen)
+        with pytest.raises(InterruptedError):
+            keep(run)  # type: ignore[arg-type]
+    return asked, asdict(Limits.of(spec.serve, context=2048))
+
+
+def proof(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """How many prompts the stage would ask its endpoint."""
+    from tunesmith.stages.serve import run as module
+
+    spec = bench.recipe(overrides)
+    folder = bench.folder / "evaluated"
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text('{"gate": {"verdict": "ship"}}')
+    line = {"part": "test", "messages": [], "tuned": "", "tuned_ids": [], "finish": "stop"}
+    (folder / "answers.jsonl").write_text("".join(json.dumps({"row": n, **line}) + "\n" for n in range(50)))
+    asked: list[int] = []
+
+    class Stopped:
+        is_ready = True
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            pass
+
+        def __enter__(self) -> Stopped:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    def ask(endpoint: Any, questions: list[Any], *more: Any) -> None:
+        asked.append(len(questions))
+        raise InterruptedError
+
+    inputs = {name: SimpleNamespace(path=folder) for name in ("evaluation", "export")}
+    run = SimpleNamespace(path=folder, record=lambda *told, **more: None, stopping=False)
+    with bench.patch.context() as patch:
+        patch.setattr(module, "Endpoint", Stopped)
+        patch.setattr(module, "ask", ask)
+        with pytest.raises(InterruptedError):
+            module.run(spec, inputs, run)  # type: ignore[arg-type]
+    return asked
+
+
+def sinks(bench: Bench, overrides: tuple[str, ...]) -> list[str]:
+    """What listens to a Run that `tunesmith.run` has begun."""
+    from tunesmith import api, runner
+    from tunesmith.runs.run import Run
+
+    spec = bench.recipe(overrides)
+    run = Run.open_or_create(bench.folder / "tracked", spec)
+    (run.path / "report.html").touch()
+
+    def execute(spec: Recipe, workspace: Path, *, on_begin: Callable[[Run], None], **more: Any) -> runner.Outcome:
+        on_begin(run)
+        return runner.Outcome(run, [])
+
+    with bench.patch.context() as patch:
+        patch.setattr(runner, "execute", execute)
+        api.run(spec)
+    return [type(listener).__name__ for listener in run.listeners]
+
+
+# ----------------------------------------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True)
+class Effect:
+    """see: what is observed. given: settings without which the key says nothing. other: the value tried, where that of the
+    tree will not do. reruns: the stages whose fingerprint changes; None stands for those of the key's section."""
+
+    see: Observer
+    given: tuple[str, ...] = ()
+    other: Any = None
+    reruns: tuple[str, ...] | None = None
+
+
+# Stages whose fingerprint a key of this section is part of. A change reaches later stages through their inputs.
+RERUNS = {
+    "data": ("prepare",), "adapter": ("train",), "train": ("train",), "evaluate": ("evaluate",), "gate": ("evaluate",),
+    "export": ("export",), "serve": ("serve",),
+}  # fmt: skip
+ALL_MODEL = ("prepare", "train", "evaluate", "export")
+LATER = ("train", "evaluate", "export")  # they load the model
+SET_APART = ("data.on_bad_row=quarantine", "data.max_bad_share=0.2")
+SGD = ("train.optimizer=sgd",)
+STOPPING = ("train.early_stopping={patience: 2}",)
+SHORT = (*SET_APART, "data.sources=[short.jsonl]")
+FIELDS = ("data.sources=[{path: rows.jsonl}]", *SET_APART)
+QUICK = ("train.max_steps=2", "train.batch_size=4", "train.threads=1", "train.micro_batch=2", "evaluate.max_new_tokens=4",
+         "adapter={rank: 2, targets: [q_proj]}", "gate.require=none", "data.max_tokens=256", *SET_APART)  # fmt: skip
+
+EFFECTS: dict[str, Effect] = {
+    "name": Effect(run_folder, reruns=()),
+    "seed": Effect(order, reruns=("prepare", "train")),
+    "model.base": Effect(base_model, other="TINY", reruns=ALL_MODEL),
+    "model.revision": Effect(base_model, ("model.base=acme/tiny",), other="newer", reruns=ALL_MODEL),
+    "model.template": Effect(ledger, SET_APART, reruns=ALL_MODEL),
+    "model.precision": Effect(training, reruns=LATER),
+    "model.attention": Effect(training, reruns=LATER),
+    "adapter.type": Effect(trained_parts),
+    "adapter.rank": Effect(trained_parts),
+    "adapter.alpha": Effect(trained_parts),
+    "adapter.dropout": Effect(trained_parts),
+    "adapter.targets": Effect(trained_parts),
+    "data.sources.0.path": Effect(ledger, FIELDS),
+    "data.sources.0.split": Effect(ledger, FIELDS),
+    "data.sources.0.name": Effect(ledger, FIELDS),
+    "data.sources.0.format": Effect(ledger, FIELDS),
+    "data.sources.0.fields": Effect(ledger, FIELDS),
+    "data.on_bad_row": Effect(ledger, ("data.max_bad_share=0.2",)),
+    "data.max_bad_share": Effect(ledger, ("data.on_bad_row=quarantine",)),
+    "data.filters.length": Effect(ledger, SET_APART),
+    "data.filters.length.min_characters": Effect(ledger, SET_APART),
+    "data.filters.length.max_characters": Effect(ledger, SET_APART),
+    "data.filters.quality": Effect(ledger, SET_APART),
+    "data.filters.quality.column": Effect(ledger, SET_APART),
+    "data.filters.quality.above": Effect(ledger, SET_APART),
+    "data.filters.accept_drop_share": Effect(ledger, SHORT),
+    "data.deduplicate": Effect(ledger, SET_APART),
+    "data.leaks": Effect(ledger, SET_APART),
+    "data.split.validation": Effect(ledger, SET_APART),
+    "data.split.test": Effect(ledger, SET_APART),
+    "data.max_tokens": Effect(ledger, SET_APART),
+    "data.too_long": Effect(ledger, (*SET_APART, "data.max_tokens=64")),
+    "data.learn": Effect(ledger, SET_APART),
+    "train.epochs": Effect(order),
+    "train.max_steps": Effect(order, ("train.batch_size=4",)),
+    "train.batch_size": Effect(order),
+    "train.micro_batch": Effect(plan),
+    "train.packing": Effect(training),
+    "train.learning_rate": Effect(optimizer),
+    "train.schedule.type": Effect(rates),
+    "train.schedule.warmup": Effect(rates),
+    "train.schedule.final": Effect(rates),
+    "train.optimizer.type": Effect(optimizer),
+    "train.optimizer.beta1": Effect(optimizer),
+    "train.optimizer.beta2": Effect(optimizer),
+    "train.optimizer.epsilon": Effect(optimizer),
+    "train.optimizer.weight_decay": Effect(optimizer),
+    "train.optimizer.momentum": Effect(optimizer, SGD),
+    "train.max_grad_norm": Effect(training),
+    "train.gradient_checkpointing": Effect(plan),
+    "train.evaluate_every": Effect(training),
+    "train.save_every": Effect(training, ("train.keep=last", "train.evaluate_every=3")),
+    "train.keep_checkpoints": Effect(training, ("train.keep_checkpoints=3",)),
+    "train.keep": Effect(worsening),
+    "train.early_stopping": Effect(worsening),
+    "train.early_stopping.patience": Effect(worsening, STOPPING),
+    "train.early_stopping.min_delta": Effect(worsening, STOPPING),
+    "train.processes": Effect(launched),
+    "train.threads": Effect(plan),
+    "evaluate.metrics": Effect(evaluation),
+    "evaluate.max_new_tokens": Effect(evaluation, other=9),
+    "evaluate.batch_size": Effect(evaluation, other=2),
+    "evaluate.max_items": Effect(evaluation, other=1),
+    "evaluate.confidence": Effect(verdict),
+    "gate.require": Effect(verdict, reruns=("evaluate", "export")),
+    "gate.metric": Effect(verdict),
+    "gate.min_gain": Effect(verdict),
+    "export.merged": Effect(exported),
+    "export.adapter": Effect(exported),
+    "export.dtype": Effect(exported),
+    "serve.host": Effect(endpoint, reruns=()),
+    "serve.port": Effect(endpoint, reruns=()),
+    "serve.max_new_tokens": Effect(endpoint),
+    "serve.max_body_bytes": Effect(endpoint),
+    "serve.queue": Effect(endpoint),
+    "serve.parity_items": Effect(proof),
+    "track": Effect(sinks, reruns=()),
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- the tests
+
+
+def keys() -> dict[str, Any]:
+    """Key -> its other value: every leaf, the words of sections that have a type, sections that may be null."""
+    found = {path: key.other for path, key in all_keys().items()}
+    for path, other in list(found.items()):
+        if other is None and path.endswith(".type"):
+            words = list(variants_of(path.removesuffix(".type")))
+            found[path] = words[1] if len(words) > 1 else None
+    return {path: other for path, other in found.items() if not (other is None and path.endswith(".type"))} | dict(
+        _nullable(Recipe, "")
+    )
+
+
+def _nullable(section: type[Section], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Sections with keys of their own that may be null: their `other` switches them off, or on."""
+    from tunesmith.recipe.keys import _models
+
+    for name, field in section.model_fields.items():
+        path = f"{prefix}{name}"
+        inner = list(_models(field.annotation))
+        if inner and type(None) in getattr(field.annotation, "__args__", ()):
+            yield path, (field.json_schema_extra or {}).get("other")  # type: ignore[union-attr]
+        for model in inner:
+            if f"{path}.0" not in {key[: len(path) + 2] for key in all_keys()}:
+                yield from _nullable(model, f"{path}.")  # type: ignore[arg-type]
+
+
+KEYS = keys()
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Iterator[Bench]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield Bench(tmp_path_factory.mktemp("effects"), tiny_model_dir, patch)
+
+
+def override(path: str, effect: Effect, bench: Bench) -> str:
+    value = effect.other if effect.other is not None else KEYS[path]
+    return f"{path}={str(bench.tiny) if value == 'TINY' else json.dumps(value)}"
+
+
+def test_every_key_has_an_effect_to_look_for() -> None:
+    missing, gone = sorted(set(KEYS) - set(EFFECTS)), sorted(set(EFFECTS) - set(KEYS))
+    assert not missing, f"keys without an effect: {', '.join(missing)}; add a line to EFFECTS in {Path(__file__).name}"
+    assert not gone, f"effects of keys that are gone: {', '.join(gone)}"
+
+
+@pytest.mark.parametrize("path", EFFECTS)
+def test_another_value_changes_what_is_seen(bench: Bench, path: str) -> None:
+    effect = EFFECTS[path]
+    changed = override(path, effect, bench)
+    before, after = bench.see(effect.see, effect.given), bench.see(effect.see, (*effect.given, changed))
+    assert before != after, f"{changed} changes nothing that {effect.see.__name__} sees: {before}"
+
+
+@pytest.mark.parametrize("path", EFFECTS)
+def test_another_value_changes_the_fingerprint_of_the_right_stages_and_of_no_other(bench: Bench, path: str) -> None:
+    effect = EFFECTS[path]
+    before = bench.recipe(effect.given)
+    after = bench.recipe((*effect.given, override(path, effect, bench)))
+    assert before.hash() != after.hash()
+    changed = {
+        stage.info.name
+        for stage in load_stages(STAGES, "serve")
+        if _without_folders(before.slice(stage.info.keys)) != _without_folders(after.slice(stage.info.keys))
+    }
+    expected = RERUNS[path.partition(".")[0]] if effect.reruns is None else effect.reruns
+    assert changed == set(expected)
+
+
+# --------------------------------------------------------------------------------------------------------- what it needs
+
+
+def _write_rows(folder: Path) -> None:
+    """Rows in which every key of `data` has something to decide about."""
+
+    def row(number: int, **more: Any) -> dict[str, Any]:
+        asked = f"Where is order number {number}, which I placed a while ago?"
+        other = {
+            "question": f"What became of number {number}, dear friends?",
+            "answer": "It came.",
+            "text": f"{asked} Gone.",
+        }
+        return {
+            "prompt": asked,
+            "completion": f"Number {number} is on its way.",
+            "quality_score": 0.9,
+            "score": 0.9,
+            **other,
+            **more,
+        }
+
+    rows = [row(number) for number in range(60)]
+    rows[3]["quality_score"] = 0.6
+    rows[4]["score"] = 0.1
+    rows[5] = {
+        "prompt": "Is it gone?",
+        "completion": "Yes, it is.",
+        "quality_score": 0.9,
+        "score": 0.9,
+        "question": "?",
+        "answer": "!",
+        "text": "Gone.",
+    }
+    rows[6]["completion"] = "It is on its way. " * 40
+    rows += [dict(rows[7]), dict(rows[8])]
+    turns = [
+        ("user", "Where is my order, the one of last week?"),
+        ("assistant", "Which one?"),
+        ("user", "17"),
+        ("assistant", "It came."),
+    ]
+    chat = {
+        "messages": [{"role": role, "content": text} for role, text in turns],
+        "question": "Which?",
+        "answer": "17",
+        "text": "Talk.",
+    }
+    lines = [json.dumps(line) for line in [*rows, chat]]
+    lines.insert(10, '{"prompt": ')
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    held_out = [rows[9], *(row(number) for number in range(100, 106))]
+    (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
+    (folder / "other.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in range(200, 220)))
+    short = [{"prompt": f"{number}?", "completion": "Yes."} for number in range(20)]
+    (folder / "short.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*short, *rows[10:40]]))
+
+
+def _pipeline(bench: Bench) -> Any:
+    """A Run with prepared rows and a trained adapter."""
+    from tunesmith import api
+
+    spec = bench.recipe((*QUICK, f"model.base={bench.tiny}"))
+    return api.train(spec, workspace=bench.folder / "work", quiet=True).run
+
+
+def _fresh_run(bench: Bench, spec: Recipe, workspace: Path) -> Any:
+    from tunesmith.runs.run import Run
+
+    run = Run.open_or_create(workspace, spec)
+    run.stage_key = os.urandom(8).hex()
+    return run
