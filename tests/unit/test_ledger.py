@@ -13,11 +13,16 @@ from tunesmith.runs import ledger
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    rows = [("data/train.jsonl", {"line": 1}), ("data/train.jsonl", {"line": 3}), ("more/train.jsonl", {"line": 1})]
-    rows += [("array.json", {"index": 7})]
+    """As prepare writes it: sources by their names, files without their folders."""
+    rows = [
+        ("desk", "train.jsonl", 1),
+        ("desk", "train.jsonl", 3),
+        ("more", "train.jsonl", 1),
+        ("array", "array.json", 7),
+    ]
     entries = [
-        {"row": number, "source": source, "position": position, "status": "used", "kept_twin": None}
-        for number, (source, position) in enumerate(rows)
+        {"row": number, "source": source, "file": file, "position": position, "status": "used", "kept_twin": None}
+        for number, (source, file, position) in enumerate(rows)
     ]
     entries[1].update(status="dropped", rule="duplicate", kept_twin=0)
     (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
@@ -26,7 +31,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("row", "expected"),
-    [("data/train.jsonl:3", 1), ("train.jsonl:3", 1), ("more/train.jsonl:1", 2), ("array.json:7", 3), (2, 2), ("3", 3)],
+    [("data/train.jsonl:3", 1), ("train.jsonl:3", 1), ("more:1", 2), ("array.json:7", 3), (2, 2), ("3", 3)],
 )
 def test_a_row_is_found_by_line_by_index_and_by_id(dataset: Path, row: str | int, expected: int) -> None:
     assert ledger.find(dataset, row)["row"] == expected
@@ -35,18 +40,16 @@ def test_a_row_is_found_by_line_by_index_and_by_id(dataset: Path, row: str | int
 def test_a_duplicate_comes_with_the_twin_that_was_kept(dataset: Path) -> None:
     found = ledger.find(dataset, "train.jsonl:3")
     assert found["rule"] == "duplicate"
-    assert found["twin"]["position"] == {"line": 1}
+    assert found["twin"]["position"] == 1
 
 
-def test_a_name_that_fits_two_sources_lists_both(dataset: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"(?s)RUN-011 train\.jsonl:1 names 2 rows.*data/train\.jsonl:1, more/train\.jsonl:1"
-    ):
+def test_a_name_that_fits_two_files_lists_both(dataset: Path) -> None:
+    with pytest.raises(UsageError, match=r"(?s)RUN-011 train\.jsonl:1 names 2 rows.*0 \(of desk\), 2 \(of more\)"):
         ledger.find(dataset, "train.jsonl:1")
 
 
 def test_a_row_that_is_not_there_shows_what_is(dataset: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)RUN-012 no row train\.jsonl:99.*2 rows of data/train\.jsonl"):
+    with pytest.raises(DataError, match=r"(?s)RUN-012 no row train\.jsonl:99.*3 rows of train\.jsonl"):
         ledger.find(dataset, "train.jsonl:99")
     with pytest.raises(DataError, match="RUN-012 no row 99"):
         ledger.find(dataset, 99)

@@ -95,7 +95,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # `tunesmith ... | head`: the rest is not wanted
+    except SystemExit as leaving:
+        # click leaves with 1, which is no status of ours, where the reader has gone: `tunesmith ... | head`. That is no error.
+        sys.exit(0 if leaving.code == 1 else leaving.code)
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         sys.exit(0)
     except Exception:

@@ -122,7 +122,8 @@ class StageLines:
             "reused": "reused: nothing it depends on has changed",
         }.get(status, status)
         # On a terminal the tracker leaves its line open, to be written over.
-        click.echo(f"{chr(13)}\x1b[2K" * self.is_terminal + f"  {name:<9} {ending}", err=True)
+        erase = "\r\x1b[2K" if self.is_terminal else ""
+        click.echo(f"{erase}  {name:<9} {ending}", err=True, color=self.is_terminal)
 
 
 def outcome_facts(outcome: Any) -> dict[str, Any]:

@@ -18,8 +18,8 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
     """The ledger's entry of one row; where it gave way to a twin, the twin's entry under "twin".
 
     where: a Run whose prepare has finished, its Dataset, or the Dataset's folder.
-    row:   "train.jsonl:48213" (source and line, or index in a JSON array or table), or a row id.
-    Raises UsageError RUN-011 when `row` can not be read so or names rows of several sources, DataError RUN-012 when
+    row:   "train.jsonl:48213" (file and line, or index in a JSON array or table; a source's name does as well), or a row id.
+    Raises UsageError RUN-011 when `row` can not be read so or names rows of several files, DataError RUN-012 when
     there is no such row. The ledger is streamed, never held whole.
     """
     ledger = _ledger(where)
@@ -32,12 +32,14 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
         raise DataError(
             "RUN-012",
             f"no row {row} in {ledger}",
-            expected="SOURCE:LINE or a row id of this ledger; " + _overview(ledger),
+            expected="FILE:LINE or a row id of this ledger; " + _overview(ledger),
             fix="count lines from 1, as your editor does",
         )
     if len(found) > 1:
-        sources = ", ".join(f"{entry['source']}:{number}" for entry in found[:SHOWN])
-        raise UsageError("RUN-011", f"{row} names {len(found)} rows", expected="one row", fix=f"one of: {sources}")
+        one_of = ", ".join(f"{entry['row']} (of {entry['source']})" for entry in found[:SHOWN])
+        raise UsageError(
+            "RUN-011", f"{row} names {len(found)} rows", expected="one row", fix=f"its id, one of: {one_of}"
+        )
     (entry,) = found
     if isinstance(entry.get("kept_twin"), int):
         entry["twin"] = next(_entries(ledger, entry["kept_twin"], entry["kept_twin"] + 1), None)
@@ -64,7 +66,7 @@ def _parse(row: str) -> tuple[str | None, int]:
         raise UsageError(
             "RUN-014",
             f"{row!r} is no row",
-            expected="SOURCE:LINE, such as train.jsonl:48213, or a row id",
+            expected="FILE:LINE, such as train.jsonl:48213, or a row id",
             fix="tunesmith explain train.jsonl:1",
         )
     return (source if colon else None), int(number)
@@ -82,14 +84,12 @@ def _entries(ledger: Path, first: int = 0, end: int | None = None, *, mention: s
 
 
 def _is_at(entry: dict[str, Any], source: str, number: int) -> bool:
-    told = Path(entry["source"])
-    position = entry["position"]
-    matches = entry["source"] == source or (told.name == Path(source).name and told.as_posix().endswith(source))
-    return matches and position.get("line", position.get("index")) == number
+    """Named by the file, with or without its folder, or by the source's name in the recipe."""
+    return entry["position"] == number and (entry["file"] == Path(source).name or entry["source"] == source)
 
 
 def _overview(ledger: Path) -> str:
     counts: dict[str, int] = {}
     for entry in _entries(ledger):
-        counts[entry["source"]] = counts.get(entry["source"], 0) + 1
-    return "it holds " + ", ".join(f"{count:,} rows of {source}" for source, count in list(counts.items())[:SHOWN])
+        counts[entry["file"]] = counts.get(entry["file"], 0) + 1
+    return "it holds " + ", ".join(f"{count:,} rows of {file}" for file, count in list(counts.items())[:SHOWN])

@@ -95,11 +95,12 @@ class Run:
             found = known[-1:] if name == "latest" else [name]
         if len(found) != 1:
             what = f"{len(found)} runs begin with {name!r}" if found else f"there is no run {name!r} in {workspace}"
+            fix = f"one of: {', '.join((found or known)[-8:])}" if known else "tunesmith run RECIPE makes one"
+            if not (workspace / "runs").is_dir():
+                what = f"there is no run {name!r}: {workspace.absolute()} is no workspace"
+                fix = "go to the folder where `tunesmith run` was called, or name its workspace with --workspace"
             raise UsageError(
-                "RUN-008",
-                what,
-                expected="a run's folder, its id, the start of its id, or latest",
-                fix=f"one of: {', '.join((found or known)[-8:])}" if known else "tunesmith run RECIPE makes one",
+                "RUN-008", what, expected="a run's folder, its id, the start of its id, or latest", fix=fix
             )
         path = workspace / "runs" / found[0]
         return cls(path, workspace, max(1, _last_attempt(path)))
