@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import Run
-from tunesmith.units import format_count, format_seconds
+from tunesmith.units import format_bytes, format_count, format_seconds
 
 Sink = Callable[[Event], None]
 SHOWN = {
@@ -62,6 +62,8 @@ class Console:
             return f"train   step {event.step}/{self.steps}  loss {self.loss}  validation perplexity {event.value:.3f}"
         if event.name in SHOWN:
             return f"{event.stage:<7} {format_count(event.value)} {SHOWN[event.name]}"
+        if event.name == "run/base_model_bytes":
+            return f"model   {format_bytes(event.value['done'])} of {format_bytes(event.value['total'])} fetched"
         if event.name == "serve/phase":
             return f"{event.stage:<7} {event.value}"
         return None
