@@ -133,7 +133,7 @@ def check(
     *,
     overrides: Iterable[str] = (),
     workspace: Path | str = WORKSPACE,
-    on_phase: Callable[[str], None] = lambda phase: None,
+    on_phase: Callable[[str], None] | None = None,
 ) -> Findings:
     """Everything that is wrong with a recipe, its model and its rows; nothing is trained or written.
 
@@ -143,7 +143,7 @@ def check(
 
     found = Findings()
     with found.gathering():
-        return look(_recipe(recipe, overrides), Path(workspace), on_phase)
+        return look(_recipe(recipe, overrides), Path(workspace), on_phase or (lambda phase: None))
     return found
 
 
@@ -166,7 +166,7 @@ def init(
     out: Path | str = "recipe.yaml",
     base: str | None = None,
     force: bool = False,
-    on_look: Callable[[Any], None] = lambda seen: None,
+    on_look: Callable[[Any], None] | None = None,
 ) -> Path:
     """Look at data (files, folders, globs) and write a commented recipe for it that runs as it is. Returns its path.
 
@@ -191,7 +191,8 @@ def init(
             expected="rows of a known format, or columns with a question and an answer",
             fix="docs/prepare.md shows the formats; name your columns by data.sources.fields in a recipe of your own",
         )
-    on_look(seen)
+    if on_look is not None:
+        on_look(seen)
     if Path(base).is_dir():
         base = os.path.relpath(Path(base).resolve(), out.resolve().parent)
         base = base if base.startswith(".") else f"./{base}"

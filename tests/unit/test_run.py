@@ -48,7 +48,7 @@ def test_runs_open_by_id_by_its_start_by_folder_and_by_latest(tmp_path: Path) ->
         Run.open("desk", tmp_path)
     with pytest.raises(UsageError, match=f"RUN-008 there is no run 'nope'.*{run.id}".replace("*", "(?s:.)*")):
         Run.open("nope", tmp_path)
-    with pytest.raises(UsageError, match="tunesmith run RECIPE makes one"):
+    with pytest.raises(UsageError, match=r"(?s)empty is no workspace.*go to the folder"):
         Run.open("latest", tmp_path / "empty")
 
 

@@ -259,7 +259,5 @@ def _tokenizer(files: hub.ModelFiles) -> Tokenizer:
     """With the model's own template, or the classical instruction form where it brings none."""
     try:
         return load_tokenizer(files, "auto")
-    except ModelError as error:
-        if error.code != "TXT-020":
-            raise
+    except ModelError:  # for want of a template; what else is wrong with it is wrong again below
         return load_tokenizer(files, "instruction")
