@@ -35,3 +35,12 @@ def test_every_shipped_recipe_loads() -> None:
     assert found
     for path in found:
         assert parse_recipe(path.read_text()).data.sources
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_ready_recipe_is_planned(path: Path, tmp_path: Path) -> None:
+    """With the packaged model in place of the user's: shapes, memory and time come out, nothing is loaded."""
+    from tunesmith import plan
+
+    made = plan(path, overrides=["model.base=builtin:tunesmith-tiny"])
+    assert made.figures["peak_memory"].value > 0
