@@ -28,7 +28,18 @@ LIGHT = (
     "api",
     "__init__",
 )
-HEAVY = {"torch", "transformers", "daft", "peft", "numpy", "trl", "pyarrow", "tokenizers", "safetensors", "bitsandbytes"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "daft",
+    "peft",
+    "numpy",
+    "trl",
+    "pyarrow",
+    "tokenizers",
+    "safetensors",
+    "bitsandbytes",
+}
 DOORS = {
     "daft": ("stages/prepare/frames.py",),
     "huggingface_hub": ("hub/download.py",),

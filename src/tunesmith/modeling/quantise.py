@@ -50,13 +50,8 @@ def finish(model: nn.Module, compute: torch.dtype) -> nn.Module:
             fix="model.quantisation: none",
         )
     for layer in layers.values():
-        if isinstance(layer, bnb.nn.Linear4bit):
-            # On CPUs with AVX512-BF16 an evaluation would repack the weights for inference, in bf16 and for good: no
-            # gradient passes through them afterwards (bitsandbytes 0.50, nn.modules.Linear4bit.forward).
-            layer.support_avx512bf16_for_cpu = False
-        else:
-            layer.__class__ = Int8Linear
-            layer.prepare(compute)
+        layer.__class__ = Nf4Linear if isinstance(layer, bnb.nn.Linear4bit) else Int8Linear
+        layer.prepare(compute)
     return model.requires_grad_(False)
 
 
@@ -91,6 +86,22 @@ def _stored_bytes(layer: nn.Module) -> int:
     else:
         tensors.append(layer.scales)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class Nf4Linear(bnb.nn.Linear4bit):
+    """The 4-bit layer of bitsandbytes, for training and evaluation in turns, wherever its weights may go."""
+
+    def prepare(self, compute: torch.dtype) -> None:
+        self.compute_dtype = compute
+        # On CPUs with AVX512-BF16 an evaluation would repack the weights for inference, in bf16 and for good: no gradient
+        # passes through them afterwards (bitsandbytes 0.50, nn.modules.Linear4bit.forward).
+        self.support_avx512bf16_for_cpu = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The scales are neither parameters nor buffers: who moves the weights (FSDP cuts them on the CPU) leaves them behind.
+        if self.quant_state.absmax.device != x.device:
+            self.quant_state.to(x.device)
+        return super().forward(x)
 
 
 class Int8Linear(bnb.nn.Linear8bitLt):

@@ -73,7 +73,7 @@ def load_state_tensors(
         id(p): (g, i, group) for g, group in enumerate(optimizer.param_groups) for i, p in enumerate(group["params"])
     }
     for name, parameter in parameters:
-        saved = {slot: tensors[f"{slot}.{name}"] for slot in _slots(tensors, name)}
+        saved = {slot: tensors[f"{slot}.{name}"] for slot in slots_of(tensors, name)}
         group_index, index, group = places[id(parameter)]
         if saved and hasattr(optimizer, "init_state"):
             # bitsandbytes makes its own buffers (paged ones are memory of a special kind) and counts steps as a number.
@@ -91,5 +91,6 @@ def load_state_tensors(
             optimizer.state[parameter][slot] = value.to("cpu" if is_count else parameter.device)
 
 
-def _slots(tensors: Iterable[str], name: str) -> list[str]:
+def slots_of(tensors: Iterable[str], name: str) -> list[str]:
+    """The slots that a checkpoint's state holds for one parameter, such as exp_avg."""
     return [key[: -len(name) - 1] for key in tensors if key.endswith(f".{name}") and "." not in key[: -len(name) - 1]]
