@@ -1,6 +1,6 @@
 """What a quantised base costs and changes: bits per weight, dependence on grouping, distance to the exported model.
 
-    python benchmarks/qlora.py              everything, on the quickstart's rows (about half an hour on two cores)
+    python benchmarks/qlora.py              everything, on the quickstart's rows (about 25 minutes on one core)
     python benchmarks/qlora.py --steps 12   a short trial; nothing is stored
 
 The distances are those of trained adapters: the quickstart trained on the plain, the nf4 and the int8 base, each judged as it
@@ -114,7 +114,7 @@ if __name__ == "__main__":
     parser.add_argument("--items", type=int, default=200, help="held-out items of each part")
     asked = parser.parse_args()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    settings = [f"evaluate.max_items={asked.items}", *([f"train.max_steps={asked.steps}"] if asked.steps else [])]
+    settings = ["train.threads=1", f"evaluate.max_items={asked.items}", *([f"train.max_steps={asked.steps}"] if asked.steps else [])]
     figures: dict[str, Any] = {"bits_per_weight": bits(), "change_by_other_rows": grouping()}
     print(json.dumps(figures, indent=1), flush=True)
     with tempfile.TemporaryDirectory() as folder:
