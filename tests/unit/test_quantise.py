@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,21 @@ def test_other_tools_names_are_answered_with_ours(key: str) -> None:
 # --------------------------------------------------------------------------------------------------------- what it needs
 
 
-def test_a_missing_library_is_named_with_the_line_that_installs_it(
+def test_a_missing_or_old_library_is_named_with_the_line_that_installs_it(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    def installed(name: str) -> str:
+        if name == "accelerate":
+            raise PackageNotFoundError(name)
+        return "0.49.2"
+
+    monkeypatch.setattr(requirements, "version", installed)
     asked = recipe("model.quantisation=nf4", "train.optimizer=lion_8bit")
     told = (
-        r"(?s)MDL-120 model\.quantisation: model\.quantisation: nf4 and train\.optimizer: lion_8bit needs bitsandbytes"
+        r"(?s)MDL-120 model\.quantisation: model\.quantisation: nf4 and train\.optimizer: lion_8bit: "
+        r"bitsandbytes is 0\.49\.2, older than 0\.50, accelerate is not installed.*pip install 'tunesmith\[qlora\]'"
     )
-    with pytest.raises(ModelError, match=told + r".*pip install 'tunesmith\[qlora\]'"):
+    with pytest.raises(ModelError, match=told):
         plan(asked, config_of(tiny_model_dir), statistics=None, hardware=LAPTOP)
     plan(recipe(), config_of(tiny_model_dir), statistics=None, hardware=LAPTOP)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tunesmith.errors import ModelError
@@ -11,12 +11,14 @@ from tunesmith.recipe import Recipe
 
 NEED_BITSANDBYTES = ("adamw_8bit", "paged_adamw_8bit", "lion", "lion_8bit")
 NEED_CUDA = ("paged_adamw_8bit",)
+# 0.49 has no optimizers for CPUs and loses the scales of 4-bit weights that transformers 5 loads.
+LEAST = {"bitsandbytes": (0, 50), "accelerate": (1, 10)}
 
 
 def refuse_unmet(spec: Recipe, config: Mapping[str, Any], *, has_cuda: bool) -> None:
     """config: the base's config.json.
 
-    Raises ModelError MDL-120 when bitsandbytes is asked for and not installed, MDL-121 for a paged optimizer without
+    Raises ModelError MDL-120 when bitsandbytes is asked for and absent or too old, MDL-121 for a paged optimizer without
     CUDA, MDL-122 for a base whose files are quantised already.
     """
     quantisation, optimizer = spec.model.quantisation.type, spec.train.optimizer.type
@@ -33,11 +35,11 @@ def refuse_unmet(spec: Recipe, config: Mapping[str, Any], *, has_cuda: bool) -> 
         asks.append(f"model.quantisation: {quantisation}")
     if optimizer in NEED_BITSANDBYTES:
         asks.append(f"train.optimizer: {optimizer}")
-    missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
-    if asks and missing:
+    lacking = [text for name, least in LEAST.items() if (text := _lacking(name, least))]
+    if asks and lacking:
         raise ModelError(
             "MDL-120",
-            f"{' and '.join(asks)} needs {' and '.join(missing)}, not installed here",
+            f"{' and '.join(asks)}: {', '.join(lacking)}",
             where=asks[0].partition(":")[0],
             expected="the extra `qlora`",
             fix="pip install 'tunesmith[qlora]'",
@@ -52,3 +54,13 @@ def refuse_unmet(spec: Recipe, config: Mapping[str, Any], *, has_cuda: bool) -> 
             expected="the unquantised model; training quantises it in memory",
             fix="name the original model, and model.quantisation: nf4",
         )
+
+
+def _lacking(name: str, least: tuple[int, int]) -> str:
+    """What is wrong with an installed package, in words; empty where it will do."""
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return f"{name} is not installed"
+    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
+    return f"{name} is {found}, older than {least[0]}.{least[1]}" if numbers < least else ""
