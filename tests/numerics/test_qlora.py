@@ -158,9 +158,9 @@ def test_the_same_logits_in_training_and_in_evaluation(tiny_model_dir: Path, dat
 
 
 @both
-def test_micro_batches_and_recomputation_change_no_gradient(tiny_model_dir: Path, dataset_dir: Path, kind: str) -> None:
+def test_micro_batches_packing_and_recomputation_change_no_gradient(tiny_model_dir: Path, dataset_dir: Path, kind: str) -> None:
     whole = step_gradients(**settings(tiny_model_dir, dataset_dir, kind, dropout=0.1, micro_batch=7))
-    for more in ({"micro_batch": 1}, {"micro_batch": 3, "recompute": True}):
+    for more in ({"micro_batch": 1}, {"micro_batch": 3, "recompute": True}, {"micro_batch": 3, "packed": True}):
         assert_close(step_gradients(**settings(tiny_model_dir, dataset_dir, kind, dropout=0.1, **more)), whole)
 
 
