@@ -87,6 +87,14 @@ def step_gradients(**settings: object) -> dict[str, Tensor]:
     return {**found, "loss": sums[0].clone(), "tokens": sums[1].clone()}
 
 
+def quantised_shares(**settings: object) -> list[float]:
+    """How much of each quantised weight this process holds, as a share of the whole."""
+    loop = make_loop(**settings)  # type: ignore[arg-type]
+    weights = [p for p in loop.model.parameters() if not p.is_floating_point()]
+    assert weights
+    return [getattr(p, "to_local", lambda p=p: p)().numel() / p.numel() for p in weights]
+
+
 def updated_weights(**settings: object) -> dict[str, Tensor]:
     """Trainable weights after two whole SGD steps."""
     loop = make_loop(**settings)  # type: ignore[arg-type]

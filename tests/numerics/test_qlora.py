@@ -4,6 +4,8 @@ processes, the same bits after a kill, and merged into the unquantised base."""
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ KINDS: dict[str, Quantisation] = {"nf4": Nf4(), "int8": Int8()}
 both = pytest.mark.parametrize("kind", KINDS)
 # Rank 64 makes every adapter matrix large enough for 8-bit averages (4,096 numbers).
 WIDE = "adapter={type: lora, rank: 64, targets: [q_proj, down_proj]}"
+REPLICAS = {"engine": "ddp"} if "engine" in signature(make_loop).parameters else {"processes": 2}
+needs_fsdp = pytest.mark.skipif(
+    find_spec("tunesmith.stages.train.engines.fsdp") is None, reason="the FSDP engine is not there yet"
+)
 SETTINGS = ["train.save_every=2", "train.evaluate_every=3", "train.max_steps=7"]
 
 
@@ -158,7 +164,9 @@ def test_the_same_logits_in_training_and_in_evaluation(tiny_model_dir: Path, dat
 
 
 @both
-def test_micro_batches_packing_and_recomputation_change_no_gradient(tiny_model_dir: Path, dataset_dir: Path, kind: str) -> None:
+def test_micro_batches_packing_and_recomputation_change_no_gradient(
+    tiny_model_dir: Path, dataset_dir: Path, kind: str
+) -> None:
     whole = step_gradients(**settings(tiny_model_dir, dataset_dir, kind, dropout=0.1, micro_batch=7))
     for more in ({"micro_batch": 1}, {"micro_batch": 3, "recompute": True}, {"micro_batch": 3, "packed": True}):
         assert_close(step_gradients(**settings(tiny_model_dir, dataset_dir, kind, dropout=0.1, **more)), whole)
@@ -193,11 +201,43 @@ def test_two_processes_have_the_gradients_of_one_and_update_as_one(
 ) -> None:
     asked = settings(tiny_model_dir, dataset_dir, kind)
     one = step_gradients(**asked)
-    for two in gloo_pair.call("gradients:step_gradients", **asked, processes=2):
+    for two in gloo_pair.call("gradients:step_gradients", **asked, **REPLICAS):
         assert_close(two, one)
-    first, second = gloo_pair.call("gradients:updated_weights", **asked, processes=2)
+    first, second = gloo_pair.call("gradients:updated_weights", **asked, **REPLICAS)
     assert_close(first, updated_weights(**asked), tolerance=1e-5)
     assert all(torch.equal(first[name], second[name]) for name in first), "adapters stay equal bit for bit"
+
+
+@needs_fsdp
+@both
+def test_shards_of_a_quantised_base_train_as_one_process_does(
+    gloo_pair: GlooPair, tiny_model_dir: Path, dataset_dir: Path, kind: str
+) -> None:
+    from gradients import trajectory
+
+    asked = settings(tiny_model_dir, dataset_dir, kind)
+    one = trajectory(3, **asked)
+    first, _ = gloo_pair.call("gradients:trajectory", steps=3, **asked, engine="fsdp")
+    for what, tolerance in (("gradients", 2e-6), ("weights", 1e-5)):
+        assert_close(first[what], one[what], tolerance)
+    assert first["norms"] == pytest.approx(one["norms"], rel=1e-5)
+    for shares in gloo_pair.call("gradients:quantised_shares", **asked, engine="fsdp"):
+        assert set(shares) == {0.5}, "each process holds half of every quantised weight"
+
+
+@needs_fsdp
+@both
+def test_a_checkpoint_of_shards_goes_on_in_one_process(
+    gloo_pair: GlooPair, tiny_model_dir: Path, dataset_dir: Path, kind: str
+) -> None:
+    from gradients import some_steps
+
+    asked = settings(tiny_model_dir, dataset_dir, kind)
+    saved, nothing = gloo_pair.call("gradients:some_steps", first=1, last=2, **asked, engine="fsdp")
+    assert nothing == ({}, {})
+    weights, _ = some_steps(3, 4, saved, **asked)
+    straight, _ = some_steps(1, 4, **asked)
+    assert_close(weights, straight, 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
