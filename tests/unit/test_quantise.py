@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tunesmith import api
+from tunesmith import api, hub
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.modeling import patches, quantise
 from tunesmith.modeling.load import load_model
@@ -151,6 +151,16 @@ def test_the_plan_counts_the_bytes_that_a_quantised_base_takes(tiny_model_dir: P
     assert found["weights"] == shape.linear_parameters
     assert counted == pytest.approx(found["bytes"] + found["unquantised_bytes"], rel=0.01)
     assert counted < weight_bytes(recipe(), shape, 4)
+
+
+def test_the_ready_recipe_is_planned_with_less_memory_than_without_quantisation() -> None:
+    text = (Path(__file__).parents[2] / "recipes" / "qlora.yaml").read_text()
+    asked, plain = parse_recipe(text), parse_recipe(text, ["model.quantisation=none", "train.optimizer=adamw"])
+    config = hub.resolve(asked.model.base, None).config
+    quantised, usual = (plan(spec, config, statistics=None, hardware=GPU) for spec in (asked, plain))
+    for name in ("weights", "optimizer"):
+        assert quantised.figures[name].value < usual.figures[name].value
+    assert quantised.choices["base_weights"] == "nf4, frozen"
 
 
 # ----------------------------------------------------------------------------------------- judged and exported as it ships
