@@ -47,7 +47,7 @@ def config_of(folder: Path) -> dict[str, Any]:
         ([], NoQuantisation()),
         (["model.quantisation=nf4"], Nf4()),
         (["model.quantisation=int8"], Int8()),
-        (["model.quantisation={double_quantisation: false}"], Nf4(double_quantisation=False)),
+        (["model.quantisation={type: nf4, double_quantisation: false}"], Nf4(double_quantisation=False)),
         (["model.quantisation=nf4", "model.quantisation.double_quantisation=false"], Nf4(double_quantisation=False)),
     ],
 )
