@@ -24,7 +24,9 @@ def provenance() -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "src") else ""),
         "machine": machine(),
-        "versions": {name: _version(name) for name in ("torch", "transformers", "peft", "tokenizers", "daft")},
+        "versions": {
+            name: _version(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "daft")
+        },
         "command": " ".join(["python", name, *sys.argv[1:]]),
     }
 

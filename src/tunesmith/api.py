@@ -30,6 +30,7 @@ EXTRAS = {
     "evaluate": ("torch", "transformers", "rouge_score"),
     "serve": ("fastapi", "uvicorn", "httpx", "openai", "accelerate"),
     "hub": ("huggingface_hub",),
+    "qlora": ("bitsandbytes", "accelerate"),
 }
 
 
@@ -301,6 +302,7 @@ def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("tunesmith", *names)},
         "hardware": asdict(hardware.detect()),
+        "quantisation": _quantisation(),
         "attention": ["eager", "sdpa", *(["flash_attention_2"] if find_spec("flash_attn") else [])],
         "free_disk_bytes": shutil.disk_usage(folder).free,
         "missing": {
@@ -309,6 +311,20 @@ def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
             if modules
         },
     }
+
+
+def _quantisation() -> dict[str, Any]:
+    """Whether bitsandbytes is there and works on this machine's device. Imports torch where it is."""
+    version = _version("bitsandbytes")
+    if version is None or find_spec("torch") is None or find_spec("transformers") is None:
+        return {"bitsandbytes": version, "device": None, "trouble": "not installed", "can": []}
+    from tunesmith.modeling.load import pick_device
+    from tunesmith.modeling.quantise import trouble
+
+    device = pick_device()
+    problem = trouble(device)
+    can = ["nf4", "int8", "adamw_8bit", "lion", "lion_8bit", *(["paged_adamw_8bit"] if device.type == "cuda" else [])]
+    return {"bitsandbytes": version, "device": device.type, "trouble": problem, "can": [] if problem else can}
 
 
 # -------------------------------------------------------------------------------------------------------------- parts

@@ -28,10 +28,22 @@ LIGHT = (
     "api",
     "__init__",
 )
-HEAVY = {"torch", "transformers", "daft", "peft", "numpy", "trl", "pyarrow", "tokenizers", "safetensors"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "daft",
+    "peft",
+    "numpy",
+    "trl",
+    "pyarrow",
+    "tokenizers",
+    "safetensors",
+    "bitsandbytes",
+}
 DOORS = {
     "daft": ("stages/prepare/frames.py",),
     "huggingface_hub": ("hub/download.py",),
+    "bitsandbytes": ("modeling/patches.py", "modeling/quantise.py", "stages/train/optimizer.py"),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),
 }
 

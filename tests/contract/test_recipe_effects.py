@@ -155,6 +155,18 @@ def rates(bench: Bench, overrides: tuple[str, ...]) -> list[float]:
     return [rate_factor(bench.recipe(overrides).train.schedule, step, 20) for step in range(1, 21)]
 
 
+def held_base(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """How the linear layers of the base lie in memory."""
+    import torch
+
+    from tunesmith.modeling import quantise
+    from tunesmith.modeling.load import load_model
+
+    kind = bench.recipe(overrides).model.quantisation
+    model = load_model(bench.tiny, device=torch.device("cpu"), quantisation=kind)
+    return quantise.facts(model) if kind.type != "none" else "unquantised"
+
+
 def trained_parts(bench: Bench, overrides: tuple[str, ...]) -> Any:
     """The model as training gets it: what is trained, in which shape; the adapter's scale and dropout."""
     import torch
@@ -373,6 +385,8 @@ EFFECTS: dict[str, Effect] = {
     "model.template": Effect(ledger, SET_APART, reruns=ALL_MODEL),
     "model.precision": Effect(training, reruns=LATER),
     "model.attention": Effect(training, reruns=LATER),
+    "model.quantisation.type": Effect(held_base, reruns=LATER),
+    "model.quantisation.double_quantisation": Effect(held_base, ("model.quantisation=nf4",), reruns=LATER),
     "adapter.type": Effect(trained_parts),
     "adapter.rank": Effect(trained_parts),
     "adapter.alpha": Effect(trained_parts),
@@ -414,6 +428,7 @@ EFFECTS: dict[str, Effect] = {
     "train.optimizer.epsilon": Effect(optimizer),
     "train.optimizer.weight_decay": Effect(optimizer),
     "train.optimizer.momentum": Effect(optimizer, SGD),
+    "train.optimizer.beta2_decay": Effect(optimizer, ("train.optimizer=adafactor",)),
     "train.max_grad_norm": Effect(training),
     "train.gradient_checkpointing": Effect(plan),
     "train.evaluate_every": Effect(training),

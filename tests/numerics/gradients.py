@@ -13,6 +13,7 @@ from tunesmith.modeling.forward import micro_batches
 from tunesmith.modeling.load import load_model, recompute_activations
 from tunesmith.modeling.packing import choose_layout
 from tunesmith.recipe import Lora, parse_recipe
+from tunesmith.recipe.tree import Model
 from tunesmith.runs.dataset import Dataset
 from tunesmith.stages.train.batches import Order, share
 from tunesmith.stages.train.engines import LocalEngine, ReplicaEngine
@@ -23,8 +24,10 @@ SEED, STEP, BATCH = 17, 3, 7
 CPU = torch.device("cpu")
 
 
-def make_model(model_dir: Path, adapter: str, dropout: float, context: StepContext, recompute: bool) -> nn.Module:
-    model = load_model(model_dir, device=CPU)
+def make_model(
+    model_dir: Path, adapter: str, dropout: float, context: StepContext, recompute: bool, quantisation: str = "none"
+) -> nn.Module:
+    model = load_model(model_dir, device=CPU, quantisation=Model(quantisation={"type": quantisation}).quantisation)
     if recompute:
         recompute_activations(model)
     if adapter == "full":
@@ -51,6 +54,7 @@ def make_loop(
     recompute: bool = False,
     processes: int = 1,
     packed: bool = False,
+    quantisation: str = "none",
 ) -> Loop:
     """The loop as the stage builds it, with SGD, whose updates show the scale of gradients (AdamW's hide it)."""
     recipe = parse_recipe(
@@ -60,7 +64,7 @@ def make_loop(
     dataset, context = Dataset(Path(dataset_dir)), StepContext(SEED)
     examples = dataset.split("train")
     engine = (ReplicaEngine if processes > 1 else LocalEngine)(None)
-    model = make_model(Path(model_dir), adapter, dropout, context, recompute)
+    model = make_model(Path(model_dir), adapter, dropout, context, recompute, quantisation)
     layout = choose_layout(plain(model), int(dataset.lengths().max())) if packed else "rows"
     assert packed == (layout == "packed")
     model = engine.wrap(model, lambda p: make_optimizer(p, recipe.train))
@@ -81,6 +85,14 @@ def step_gradients(**settings: object) -> dict[str, Tensor]:
     sums = engine._synchronise(loss, tokens, False)
     found = {name: parameter.grad.clone() for name, parameter in engine.parameters}
     return {**found, "loss": sums[0].clone(), "tokens": sums[1].clone()}
+
+
+def quantised_shares(**settings: object) -> list[float]:
+    """How much of each quantised weight this process holds, as a share of the whole."""
+    loop = make_loop(**settings)  # type: ignore[arg-type]
+    weights = [p for p in loop.model.parameters() if not p.is_floating_point()]
+    assert weights
+    return [getattr(p, "to_local", lambda p=p: p)().numel() / p.numel() for p in weights]
 
 
 def updated_weights(**settings: object) -> dict[str, Tensor]:

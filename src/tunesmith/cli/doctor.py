@@ -37,6 +37,9 @@ def command(workspace: Path, as_json: bool) -> None:
         f"cores {machine.get('cores')}  memory {format_bytes(machine.get('ram_bytes', 0))}, {format_bytes(machine.get('ram_available_bytes', 0))} free  GPUs: {gpus}"
     )
     click.echo(f"attention: {', '.join(found['attention'])}  free disk: {format_bytes(found['free_disk_bytes'])}")
+    packed = found["quantisation"]
+    can = f"{', '.join(packed['can'])}  (bitsandbytes {packed['bitsandbytes']} on {packed['device']})"
+    click.echo(f"quantisation: {'none; bitsandbytes: ' + packed['trouble'] if packed['trouble'] else can}")
     for name, line in found["missing"].items():
         click.echo(f"missing for {name}: {line}")
     if not found["missing"]:

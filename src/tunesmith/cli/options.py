@@ -131,6 +131,8 @@ def outcome_facts(outcome: Any) -> dict[str, Any]:
     run = outcome.run
     evaluation = run.outputs("evaluate")
     scores = json.loads((evaluation["evaluation"].path / "evaluation.json").read_bytes()) if evaluation else None
+    exported = (run.outputs("export") or {}).get("parity")
+    parity = json.loads((exported.path / "parity.json").read_bytes()) if exported else {}
     return {
         "run": run.id,
         "folder": str(run.path),
@@ -140,6 +142,7 @@ def outcome_facts(outcome: Any) -> dict[str, Any]:
         },
         "scores": scores["parts"] if scores else None,
         "gate": scores["gate"] if scores else None,
+        "quantised_base": parity.get("quantised_base"),
         "report": str(run.path / "report.html"),
         "parent": run.parent,
         "base_model": _base_model(run),
@@ -154,6 +157,14 @@ def _base_model(run: Any) -> dict[str, Any] | None:
     """The commit of a base from the hub; with "latest" when this attempt saw that its branch has moved."""
     moved = [e.value for e in run.events() if e.name == "run/base_model_moved" and e.attempt == run.attempt]
     return moved[-1] if moved else run.base_model
+
+
+def quantised_line(found: dict[str, Any]) -> str:
+    """What an export after training on a quantised base merged into, and how much that changed."""
+    return (
+        f"export: merged into {found['merged_into']}; beside what training saw: KL {found['kl_per_token']:.2g} nats per token, "
+        f"{found['equal_answers']} of {found['answers']} greedy answers equal"
+    )
 
 
 def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
@@ -180,6 +191,8 @@ def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
             )
     if facts["gate"]:
         lines.append(f"  gate: {facts['gate']['verdict']} - {facts['gate']['reason']}")
+    if facts["quantised_base"]:
+        lines.append(f"  {quantised_line(facts['quantised_base'])}")
     lines.append(f"report: {facts['report']}")
     if "serve" in facts["stages"]:
         lines += [

@@ -111,9 +111,17 @@ def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
 def merge_adapter(model: nn.Module) -> nn.Module:
     """The plain model with the adapter folded into its weights. The model must be in 16 or 32 bits, not quantised.
 
-    Raises ModelError MDL-106 when a merged weight is not finite.
+    Raises ModelError MDL-106 when a merged weight is not finite, MDL-123 for a quantised base.
     """
     assert isinstance(model, PeftModel), type(model)
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        raise ModelError(
+            "MDL-123",
+            "an adapter is never merged into quantised weights: rounding them once more would change what it learned",
+            where="model.quantisation",
+            expected="the base in 16 or 32 bits",
+            fix="load the base without quantisation and merge there, as `tunesmith export` does",
+        )
     try:
         with _quiet():
             return model.merge_and_unload(safe_merge=True)

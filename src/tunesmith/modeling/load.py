@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import ModelError
 from tunesmith.hub import ModelFiles
+from tunesmith.recipe.tree import Int8, Nf4, Quantisation
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,16 +67,30 @@ def resolve_attention(asked: str, device: torch.device, precision: str = "bf16")
 
 
 def load_model(
-    files: ModelFiles | Path, *, dtype: str = "fp32", attention: str = "sdpa", device: torch.device | None = None
+    files: ModelFiles | Path,
+    *,
+    dtype: str = "fp32",
+    attention: str = "sdpa",
+    device: torch.device | None = None,
+    quantisation: Quantisation | None = None,
 ) -> nn.Module:
     """The model in evaluation mode. dtype: fp32, bf16 or fp16 of the weights in memory.
 
-    Raises ModelError MDL-103 when the weights cannot be loaded, MDL-104 when some of them are missing or do not fit.
+    quantisation: how the linear layers are held (frozen then); None or NoQuantisation: as all other weights.
+    Raises ModelError MDL-103 when the weights cannot be loaded, MDL-104 when some of them are missing or do not fit,
+    MDL-124 when nothing could be quantised.
     """
     path = files.path if isinstance(files, ModelFiles) else Path(files)
+    device = device or pick_device()
+    packed = quantisation if isinstance(quantisation, (Nf4, Int8)) else None
     transformers_logging.disable_progress_bar()  # our own events tell what happens
+    settings = {}
+    if packed:
+        from tunesmith.modeling import quantise  # bitsandbytes is an extra
+
+        settings = quantise.loading_settings(packed, DTYPES[dtype], device)
     try:
-        model, info = _from_files(path, DTYPES[dtype], attention)
+        model, info = _from_files(path, DTYPES[dtype], attention, settings)
     except Exception as error:  # transformers raises a dozen kinds; every one is an answer about these files
         raise _unusable(path, error) from error
     lacking = [*sorted(info["missing_keys"]), *(str(entry[0]) for entry in info["mismatched_keys"])]
@@ -86,7 +103,7 @@ def load_model(
             expected="every weight that config.json calls for, in its shape",
             fix="fetch the model again; its files do not belong together",
         )
-    return model.to(device or pick_device()).eval()
+    return quantise.finish(model, DTYPES[dtype]).eval() if packed else model.to(device).eval()
 
 
 def empty_model(path: Path) -> nn.Module:
@@ -112,7 +129,7 @@ def _unusable(path: Path, error: Exception) -> ModelError:
     )
 
 
-def _from_files(path: Path, dtype: torch.dtype, attention: str) -> tuple[nn.Module, dict]:
+def _from_files(path: Path, dtype: torch.dtype, attention: str, settings: Mapping[str, Any]) -> tuple[nn.Module, dict]:
     def load(implementation: str) -> tuple[nn.Module, dict]:
         return AutoModelForCausalLM.from_pretrained(
             path,
@@ -122,6 +139,7 @@ def _from_files(path: Path, dtype: torch.dtype, attention: str) -> tuple[nn.Modu
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **settings,
         )
 
     try:

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
+from tunesmith.recipe.tree import Optimizer
 from tunesmith.units import MIB
 
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
+STATE_WIDTH = {
+    "adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256, "lion": 4.0, "lion_8bit": 1 + 4 / 256,
+    "adafactor": 0.0,  # a row and a column per matrix
+}  # fmt: skip
 CPU_FIXED = 81 * MIB  # fitted: thread pools, kernels, the allocator's own books
 ACTIVATION_FACTOR = 1.1  # fitted: what a block saves beyond the tensors counted below
 CPU_BAND, GPU_BAND = 0.35, 0.4
@@ -53,7 +58,6 @@ def peak(
     width = WIDTH[precision]
     is_lora = isinstance(spec.adapter, Lora)
     trainable = shape.trainable(spec)
-    states = 2 if spec.train.optimizer.type == "adamw" else int(spec.train.optimizer.momentum > 0)
     tokens = micro_batch * num_tokens
     layer = tokens * _layer_values(shape, is_lora) * width * ACTIVATION_FACTOR
     if checkpointing:
@@ -61,14 +65,37 @@ def peak(
     else:
         activations = layer * shape.num_layers
     return Parts(
-        weights=shape.parameters * (width if is_lora else 4),
+        weights=weight_bytes(spec, shape, width),
         adapter=trainable * 4 if is_lora else 0.0,
         gradients=trainable * 4,
-        optimizer=trainable * 4 * states,
+        optimizer=trainable * state_width(spec.train.optimizer),
         activations=activations,
         logits=micro_batch * learned_tokens * shape.vocabulary * 4 * LOGIT_COPIES,
         workspace=CPU_FIXED if on_cpu else 600 * MIB,
     )
+
+
+def weight_bytes(spec: Recipe, shape: Shape, width: int) -> float:
+    """The base's weights as they lie in memory; a quantised base keeps embeddings, norms and head in `width` bytes each.
+
+    One layer's weights in full format are there besides, while it multiplies: for a quantised base they count here.
+    """
+    quantisation = spec.model.quantisation
+    if quantisation.type == "none":
+        return shape.parameters * (width if isinstance(spec.adapter, Lora) else 4)
+    if quantisation.type == "int8":
+        bits = 8 + 32 / shape.hidden  # a row's fp32 scale; rows of the down projection are longer
+    else:  # a scale per 64 weights: fp32, or 8 bits with an fp32 scale per 256 of them (arXiv 2305.14314, section 3)
+        bits = 4 + (8 / 64 + 32 / (64 * 256) if quantisation.double_quantisation else 32 / 64)
+    unpacked = max(shape.feed_forward, shape.q_width) * shape.hidden * width
+    return shape.linear_parameters * bits / 8 + (shape.parameters - shape.linear_parameters) * width + unpacked
+
+
+def state_width(optimizer: Optimizer) -> float:
+    """Bytes of optimizer state per trained weight. 8-bit states carry an fp32 scale for each block of 256."""
+    if optimizer.type == "sgd":
+        return 4.0 if optimizer.momentum else 0.0
+    return STATE_WIDTH[optimizer.type]
 
 
 def _layer_values(shape: Shape, is_lora: bool) -> float:

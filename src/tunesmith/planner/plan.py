@@ -10,6 +10,7 @@ from typing import Any
 from tunesmith.errors import ModelError
 from tunesmith.planner import memory, speed
 from tunesmith.planner.hardware import Hardware
+from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.units import format_bytes, format_count, format_seconds
@@ -64,8 +65,10 @@ class Plan:
 def plan(spec: Recipe, config: Mapping[str, Any], *, statistics: Mapping[str, Any] | None, hardware: Hardware) -> Plan:
     """Arithmetic from the recipe, the model's config.json and, once it is prepared, the data's statistics.
 
-    Raises ModelError PLN-002 when nothing fits, with what to change, before any weight is loaded.
+    Raises ModelError PLN-002 when nothing fits, with what to change, before any weight is loaded; MDL-120 to 122 for
+    what a quantised base or an 8-bit optimizer lacks.
     """
+    refuse_unmet(spec, config, has_cuda=bool(hardware.gpus))
     shape = Shape.of(config)
     on_cpu = not hardware.gpus
     precision = _precision(spec, hardware)
@@ -99,6 +102,8 @@ def plan(spec: Recipe, config: Mapping[str, Any], *, statistics: Mapping[str, An
         "precision": precision,
         "attention": spec.model.attention,
     }
+    if spec.model.quantisation.type != "none":
+        choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
     return Plan(figures, choices, hardware, "after prepare" if statistics else "before data")
 
 
@@ -134,6 +139,8 @@ def _fit(spec: Recipe, need: Any, room: float) -> tuple[int, bool]:
     moves = []
     if not isinstance(spec.adapter, Lora):
         moves.append("adapter: lora")
+    elif spec.model.quantisation.type == "none":
+        moves.append("model.quantisation: nf4")
     if ways == (False,):
         moves.append("train.gradient_checkpointing: auto")
     moves += [f"data.max_tokens: {max(64, spec.data.max_tokens // 2)}", "a smaller model.base"]

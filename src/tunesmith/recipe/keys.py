@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -47,6 +47,14 @@ ELSEWHERE = {
     "save_total_limit": "train.keep_checkpoints",
     "chat_template": "model.template",
     "attn_implementation": "model.attention",
+    "quantization": "model.quantisation",
+    "quantization_config": "model.quantisation",
+    "load_in_4bit": "model.quantisation",
+    "load_in_8bit": "model.quantisation",
+    "bnb_4bit_quant_type": "model.quantisation",
+    "bnb_4bit_use_double_quant": "model.quantisation.double_quantisation",
+    "bnb_4bit_compute_dtype": "model.precision",
+    "optim": "train.optimizer",
     "report_to": "track",
 }
 
@@ -118,11 +126,14 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
         if not inner:
             yield _leaf(path, field)
         seen: set[str] = set()
+        types = [str(variant.model_fields["type"].default) for variant in inner if "type" in variant.model_fields]
         below = f"{path}.0." if get_origin(field.annotation) is tuple else f"{path}."
         for variant in inner:
             for key in _walk(variant, below):
                 if key.path not in seen:
                     seen.add(key.path)
+                    if len(types) > 1 and key.path == f"{below}type":  # the word that chooses among the variants
+                        key = replace(key, doc=field.description or "", expected=" | ".join(types))
                     yield key
 
 

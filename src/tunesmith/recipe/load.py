@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tunesmith.errors import FileError, Problem, RecipeError, UsageError
 from tunesmith.recipe.keys import all_keys, did_you_mean, sections, typed_sections, variants_of
-from tunesmith.recipe.tree import Recipe
+from tunesmith.recipe.tree import Lora, Recipe
 
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 100
@@ -450,6 +450,14 @@ def _contradictions(recipe: Recipe) -> Iterable[Problem]:
             f"min_characters {length.min_characters} > max_characters {length.max_characters}",
             "min_characters <= max_characters",
             "swap the two",
+        )
+    if recipe.model.quantisation.type != "none" and not isinstance(recipe.adapter, Lora):
+        yield Problem(
+            "RCP-030",
+            "model.quantisation",
+            f"is {recipe.model.quantisation.type}, and adapter: {recipe.adapter.type} would train the quantised weights themselves",
+            "a quantised base stays frozen: an adapter trains beside it",
+            "adapter: lora; or model.quantisation: none",
         )
     metric = recipe.gate.metric
     if metric != "auto" and metric not in recipe.evaluate.metrics:

@@ -30,6 +30,33 @@ class Section(BaseModel):
 # ---------------------------------------------------------------------------------------------------------- model
 
 
+class NoQuantisation(Section):
+    """The base in the number format of training."""
+
+    type: Literal["none"] = "none"
+
+
+class Nf4(Section):
+    """4-bit NormalFloat (QLoRA): 4.13 bits a weight, 4.5 without double quantisation."""
+
+    type: Literal["nf4"] = "nf4"
+    double_quantisation: bool = key(
+        True,
+        "The scales of the 4-bit blocks are quantised as well: 0.37 bits a weight less.",
+        owner="modeling.quantise",
+        other=False,
+    )
+
+
+class Int8(Section):
+    """8 bits a weight and one scale for each row; multiplied in the number format of training."""
+
+    type: Literal["int8"] = "int8"
+
+
+Quantisation = NoQuantisation | Nf4 | Int8
+
+
 class Model(Section):
     base: str = key(
         "builtin:tunesmith-tiny",
@@ -54,6 +81,11 @@ class Model(Section):
     )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = key(
         "auto", "Attention implementation; auto takes the best one installed.", owner="modeling.load", other="eager"
+    )
+    quantisation: Annotated[Quantisation, Field(discriminator="type")] = key(
+        NoQuantisation,
+        "How the frozen base is held in memory while an adapter trains (QLoRA): none, nf4 or int8.",
+        owner="modeling.quantise",
     )
 
 
@@ -266,6 +298,51 @@ class AdamW(Section):
     )
 
 
+class AdamW8bit(AdamW):
+    """AdamW whose averages take one byte each (bitsandbytes), in blocks of 256 with a scale; small tensors keep fp32."""
+
+    type: Literal["adamw_8bit"] = "adamw_8bit"  # type: ignore[assignment]
+
+
+class PagedAdamW8bit(AdamW8bit):
+    """The same, its averages in memory that CUDA moves to the CPU when the GPU is full."""
+
+    type: Literal["paged_adamw_8bit"] = "paged_adamw_8bit"  # type: ignore[assignment]
+
+
+class Lion(Section):
+    """The sign of an average of gradients (bitsandbytes). Rates three to ten times lower than AdamW's are usual."""
+
+    type: Literal["lion"] = "lion"
+    beta1: float = key(
+        0.9, "Share of the average in the sign that is taken.", owner="stages.train.optimizer", other=0.8, ge=0, lt=1
+    )
+    beta2: float = key(
+        0.99, "Decay of the average of gradients.", owner="stages.train.optimizer", other=0.95, ge=0, lt=1
+    )
+    weight_decay: float = key(
+        0.0, "Decoupled weight decay; not on biases and norms.", owner="stages.train.optimizer", other=0.1, ge=0
+    )
+
+
+class Lion8bit(Lion):
+    """Lion whose average takes one byte."""
+
+    type: Literal["lion_8bit"] = "lion_8bit"  # type: ignore[assignment]
+
+
+class Adafactor(Section):
+    """Squared gradients kept as one row and one column per matrix; its rate is a share of the weights' size."""
+
+    type: Literal["adafactor"] = "adafactor"
+    beta2_decay: float = key(
+        -0.8, "Exponent of the step in the decay of the squares.", owner="stages.train.optimizer", other=-0.5, le=0
+    )
+    weight_decay: float = key(
+        0.0, "Decoupled weight decay; not on biases and norms.", owner="stages.train.optimizer", other=0.1, ge=0
+    )
+
+
 class Sgd(Section):
     type: Literal["sgd"] = "sgd"
     momentum: float = key(
@@ -274,6 +351,9 @@ class Sgd(Section):
     weight_decay: float = key(
         0.0, "L2 penalty; not on biases and norms.", owner="stages.train.optimizer", other=0.1, ge=0
     )
+
+
+Optimizer = AdamW | AdamW8bit | PagedAdamW8bit | Lion | Lion8bit | Adafactor | Sgd
 
 
 class Schedule(Section):
@@ -349,7 +429,7 @@ class Train(Section):
     )
     learning_rate: float = key(2e-4, "Peak learning rate.", owner="stages.train.optimizer", other=1e-3, gt=0)
     schedule: Schedule = key(Schedule, "How the rate moves.", owner="stages.train.schedule")
-    optimizer: Annotated[AdamW | Sgd, Field(discriminator="type")] = key(
+    optimizer: Annotated[Optimizer, Field(discriminator="type")] = key(
         AdamW, "The update rule.", owner="stages.train.optimizer"
     )
     max_grad_norm: float | None = key(

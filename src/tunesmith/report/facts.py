@@ -71,7 +71,7 @@ def _examples(run: Run) -> dict[str, list[dict[str, Any]]]:
     evaluation = _artifact_json(run, "evaluate", "evaluation", "evaluation.json")
     metric = evaluation["gate"].get("metric")
     fixed, broken, counts = [], [], {"fixed": 0, "broken": 0}
-    for line in (Path(outputs["evaluation"].path) / "answers.jsonl").open(encoding="utf-8"):  # type: ignore[index]
+    for line in (Path(outputs["evaluation"].path) / "answers.jsonl").read_bytes().splitlines():  # type: ignore[index]
         entry = json.loads(line)
         base, tuned = entry["scores"].get(metric, [0, 0])
         kept, name = (fixed, "fixed") if tuned > base else (broken, "broken")

@@ -177,7 +177,19 @@ def parity(facts: dict[str, Any]) -> str:
             out.append(
                 f"<tr><td>{escape(found['what'])}</td><td class='inside'>{escape(found['verdict'])}</td><td>{found['equal']} of {found['n']} equal{more}</td></tr>"
             )
-    return _section("Proof that it is the same model", f"<table>{''.join(out)}</table>") if out else ""
+            out.append(_quantised(found.get("quantised_base")))
+    return _section("Proof that it is the same model", f"<table>{''.join(out)}</table>") if any(out) else ""
+
+
+def _quantised(found: dict[str, Any] | None) -> str:
+    """What merging into the unquantised base changed, in one row."""
+    if not found:
+        return ""
+    return (
+        f"<tr><td>merged into {escape(found['merged_into'])}</td><td></td><td>beside what training saw: KL {found['kl_per_token']:.2g} "
+        f"nats per token, the same top token on {found['top_token_share']:.1%} of {found['tokens']:,}, "
+        f"{found['equal_answers']} of {found['answers']} greedy answers equal</td></tr>"
+    )
 
 
 def provenance(facts: dict[str, Any]) -> str:

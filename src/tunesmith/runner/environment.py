@@ -17,6 +17,7 @@ from tunesmith.runs import durable
 
 PACKAGES = (
     "tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "daft", "pydantic", "openai",
+    "bitsandbytes",
 )  # fmt: skip
 SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
 

@@ -24,6 +24,7 @@ from tunesmith.scoring.items import Item, load_items
 from tunesmith.scoring.metrics import PERPLEXITY, load_metric, score
 from tunesmith.scoring.perplexity import stream_perplexity
 from tunesmith.scoring.statistics import Gain, Interval, interval, paired_gain
+from tunesmith.stages.evaluate.externals import judged_base
 from tunesmith.stages.evaluate.gate import judge
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
@@ -96,6 +97,8 @@ def _base_answers(
         "settings": spec.slice(("evaluate.max_new_tokens", "model.precision", "model.attention")),
         "version": 1,
     }
+    if judged_base(spec).type != "none":
+        made_of["quantisation"] = judged_base(spec).model_dump()
     key = fingerprint(made_of)
     found = run.store.find("Evaluation", key)
     if found is None:
@@ -115,7 +118,13 @@ def _base_answers(
 def _load(spec: Recipe, path: Path) -> nn.Module:
     device = pick_device()
     precision = resolve_precision(spec.model.precision, device)
-    return load_model(path, dtype=precision, attention=resolve_attention(spec.model.attention, device), device=device)
+    return load_model(
+        path,
+        dtype=precision,
+        attention=resolve_attention(spec.model.attention, device),
+        device=device,
+        quantisation=judged_base(spec),
+    )
 
 
 def _tuned_model(spec: Recipe, files: hub.ModelFiles, artifact: Artifact) -> nn.Module:
@@ -178,6 +187,7 @@ def _summary(
                 "gain": _plain(paired_gain(theirs, ours, confidence, spec.seed)),
                 "higher_is_better": True,
             }
+    precision = resolve_precision(spec.model.precision, pick_device())
     gate = judge(
         spec, {name: s["base"] for name, s in scores.items()}, {name: s["tuned"] for name, s in scores.items()}
     )
@@ -193,7 +203,8 @@ def _summary(
         "gate": gate,
         "settings": {
             **spec.slice(("evaluate",))["evaluate"],
-            "precision": resolve_precision(spec.model.precision, pick_device()),
+            "precision": precision,
+            "base_weights": judged_base(spec).type if judged_base(spec).type != "none" else precision,
             "decoding": "greedy",
             "paired": "bootstrap, 10,000 resamples",
         },

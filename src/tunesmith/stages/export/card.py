@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunesmith.recipe import Lora, Recipe
+from tunesmith.recipe.tree import Nf4, Quantisation
 
 
 def model_card(
@@ -40,12 +41,25 @@ def model_card(
         f"{adapter}; {training['steps']} steps of {spec.train.batch_size} examples, learning rate {spec.train.learning_rate:g}, "
         f"{training['tokens']:,} tokens, seed {spec.seed}.",
     ]
+    quantisation = spec.model.quantisation
+    if quantisation.type != "none":
+        lines.append(
+            f"The base was held as {quantisation.type} while the adapter was trained; "
+            + (
+                "the adapter is merged into the unquantised base."
+                if kind == "merged model"
+                else f"the scores are those of {'the unquantised base' if spec.export.merged else 'that base'} with the adapter."
+            )
+        )
     lines += ["", "## Use", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     if kind == "adapter":
+        judged_quantised = quantisation.type != "none" and not spec.export.merged
+        settings = f", quantization_config={_settings(quantisation)}" if judged_quantised else ""
         lines += [
+            *(["from transformers import BitsAndBytesConfig"] if judged_quantised else []),
             "from peft import PeftModel",
             "",
-            f'base = AutoModelForCausalLM.from_pretrained("{spec.model.base}")',
+            f'base = AutoModelForCausalLM.from_pretrained("{spec.model.base}"{settings})',
             'model = PeftModel.from_pretrained(base, "this-folder")',
         ]
     else:
@@ -58,3 +72,11 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _settings(quantisation: Quantisation) -> str:
+    """As transformers is told to load such a base."""
+    if isinstance(quantisation, Nf4):
+        double = f", bnb_4bit_use_double_quant={quantisation.double_quantisation}"
+        return f'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"{double})'
+    return "BitsAndBytesConfig(load_in_8bit=True)"

@@ -124,6 +124,8 @@ def _merged(
         # The proof reads the files back from the disk, before they become true under their name.
         exported = load_model(draft.path, dtype=precision, attention=attention, device=pick_device())
         parity = proof.compare(load_trained(), exported, dataset, precision, "export: merged vs trained")
+        if spec.model.quantisation.type != "none":
+            parity["quantised_base"] = _distance(spec, inputs, run, exported, tokenizer, dataset, evaluation, attention)
         draft.notes |= {"precision": precision, "max_abs_logit_difference": parity["max_abs_logit_difference"]}
     assert draft.artifact is not None
     export = draft.artifact
@@ -133,6 +135,52 @@ def _merged(
     parity_artifact = draft.artifact
     run.record("export", "export/max_abs_logit_difference", parity["max_abs_logit_difference"])
     return {"export": export, "parity": parity_artifact}
+
+
+def _distance(
+    spec: Recipe,
+    inputs: Mapping[str, Artifact],
+    run: Run,
+    exported: nn.Module,
+    tokenizer: Tokenizer,
+    dataset: Dataset,
+    evaluation: Mapping[str, Any],
+    attention: str,
+) -> dict[str, Any]:
+    """The adapter was trained beside quantised weights and merged into unquantised ones: how much that changed."""
+    quantisation = spec.model.quantisation.type
+    device = next(exported.parameters()).device
+    base = load_model(
+        hub.resolve(spec.model.base, spec.model.revision),
+        dtype=resolve_precision(spec.model.precision, device),
+        attention=attention,
+        device=device,
+        quantisation=spec.model.quantisation,
+    )
+    seen = load_adapter(base, inputs["model"].path)
+
+    def tell(done: int, total: int) -> None:
+        if run.stopping:
+            run.leave("while answers on the quantised base were compared")
+
+    found = {
+        "quantisation": quantisation,
+        "what": f"the {quantisation} base with the adapter, as training saw it, beside the exported model",
+        "merged_into": f"the unquantised base, never the {quantisation} one",
+        **proof.logit_distance(exported, seen, dataset),
+        **proof.answer_distance(
+            seen,
+            tokenizer,
+            dataset,
+            inputs["evaluation"].path / "answers.jsonl",
+            evaluation["settings"]["max_new_tokens"],
+            tell,
+        ),
+    }
+    run.record("export", "export/merged_into", found["merged_into"])
+    run.record("export", "export/kl_per_token", found["kl_per_token"], unit="nats")
+    run.record("export", "export/answer_share", found["answer_share"], unit="share")
+    return found
 
 
 def _write_model(folder: Path, model: nn.Module, tokenizer: Tokenizer, spec: Recipe) -> None:

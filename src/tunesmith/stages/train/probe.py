@@ -12,8 +12,7 @@ from tunesmith.runs.run import Run
 from tunesmith.stages.train.batches import share
 from tunesmith.stages.train.loop import Loop
 from tunesmith.stages.train.memory import PeakMemory
-
-OPTIMIZER_SLOTS = 2  # AdamW's two averages; they come with the first update, so the probe holds their room
+from tunesmith.stages.train.optimizer import expected_state
 
 
 def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -> int:
@@ -47,11 +46,11 @@ def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -
 
 
 def _goes_through(loop: Loop, group: list[int]) -> bool:
-    trainable = [parameter for _, parameter in loop.engine.parameters]
-    reserve = []
+    reserve = None  # the optimizer's state comes with the first update, so the probe holds its room
     try:
         if loop.device.type == "cuda":
-            reserve = [torch.empty_like(parameter) for parameter in trainable for _ in range(OPTIMIZER_SLOTS)]
+            num_bytes = expected_state(loop.engine.parameters, loop.train)
+            reserve = torch.empty(num_bytes, dtype=torch.uint8, device=loop.device)
         loop.accumulate(1, [group], total_weight=1.0)
         if loop.device.type == "cuda":
             torch.cuda.synchronize(loop.device)

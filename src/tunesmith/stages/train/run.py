@@ -28,6 +28,7 @@ from tunesmith.modeling.load import (
     still_dropout,
 )
 from tunesmith.modeling.packing import choose_layout
+from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
@@ -92,6 +93,7 @@ class Training:
         resumed = self.checkpoints.latest()
         self.state = state = resumed.state if resumed else TrainState()
         self.files = hub.resolve(self.spec.model.base, self.spec.model.revision)
+        refuse_unmet(self.spec, self.files.config, has_cuda=self.device.type == "cuda")
         self._choose()
         self._build()
         if resumed:
@@ -162,6 +164,7 @@ class Training:
         model = _model(spec, self.files, state, self.device, context)
         state.attention = getattr(model.config, "_attn_implementation", None) or state.attention
         self._check_vocabulary(model)
+        self._tell_quantised(model)
         longest = int(self.dataset.lengths().max())
         asked = "rows" if spec.train.packing == "off" else state.layout
         # A resume takes the way that was chosen at the start, proven anew: the libraries may have changed meanwhile.
@@ -193,6 +196,12 @@ class Training:
                 expected="a tokenizer whose ids all have an embedding",
                 fix="use the tokenizer that belongs to the model; tokens added to it need a model resized for them",
             )
+
+    def _tell_quantised(self, model: nn.Module) -> None:
+        if self.spec.model.quantisation.type != "none":
+            from tunesmith.modeling import quantise  # bitsandbytes is an extra
+
+            self.run.record("train", "train/quantised", quantise.facts(model))
 
     def _compare_threads(self) -> None:
         if self.state.threads != self.threads:
@@ -323,6 +332,7 @@ class Training:
             "micro_batch": state.micro_batch,
             "gradient_checkpointing": state.gradient_checkpointing,
             "precision": state.precision,
+            "quantisation": spec.model.quantisation.type,
             "attention": state.attention,
             "layout": state.layout,
             "threads": state.threads,
@@ -366,7 +376,9 @@ def _rhythm(spec: Recipe, num_steps: int) -> tuple[int, int]:
 def _model(spec: Recipe, files: ModelFiles, state: TrainState, device: torch.device, context: StepContext) -> nn.Module:
     # Full fine-tuning below fp32 keeps fp32 weights and computes in the lower format; frozen weights need no such copy.
     dtype = state.precision if isinstance(spec.adapter, Lora) else "fp32"
-    model = load_model(files, dtype=dtype, attention=state.attention, device=device)
+    model = load_model(
+        files, dtype=dtype, attention=state.attention, device=device, quantisation=spec.model.quantisation
+    )
     model.config.use_cache = False
     still_dropout(model)
     if state.gradient_checkpointing:
