@@ -1,7 +1,7 @@
 # ruff: noqa: SIM905 (word lists are read and edited as running text)
 # fmt: off
-"""What customers of the quickstart's support desk write. `seen` wordings occur in training; `unseen` ones only in
-`test_unseen.jsonl`. `{p}` is the product, `{o}` the order number."""
+"""What customers of the quickstart's support desk write in training and in `test.jsonl`. `{p}` is the product, `{o}` the
+order number. What validation and the unseen part ask with is in wordings_validation.py and wordings_unseen.py."""
 
 from __future__ import annotations
 
@@ -10,183 +10,115 @@ from functools import cache
 from itertools import product
 from random import Random
 
-# Every wording holds a word that decides (refund, money, swap, ...), and unseen wordings share those words: what is asked
-# of the model is to find the word in a new sentence, not to know English.
+import wordings_unseen
+import wordings_validation
+
 CORES = {
-    "refund": {
-        "seen": (
-            "I want my money back for the {p}.", "Please refund the {p}.", "The {p} is not what I expected, refund me please.",
-            "Can I get a refund for the {p}?", "I returned the {p} and still wait for my money.",
-            "I would like the money for the {p} back.", "I sent the {p} back, where is my refund?",
-            "Money back for the {p} please.", "You owe me a refund for the {p}.", "I am not happy with the {p} and want a refund.",
-            "I was charged twice for the {p}, please refund one payment.", "How do I get my money back for my {p}?",
-            "Refund for {p} please.", "The {p} was too small, so we ask for our money back.",
-            "I have not received the refund for the {p} yet.", "When will I see the money for my {p} again?",
-            "My refund of the {p} is too low.", "Give me the money that I paid for the {p}.",
-        ),
-        "unseen": (
-            "We would love a refund for our {p}.", "Please send my money back, the {p} is not for me.",
-            "The money for the {p} should come back to me.", "Is a refund possible for the {p}?",
-            "I ask for a full refund of the {p}.", "I paid for the {p} and want that money back.",
-        ),
-    },
-    "exchange": {
-        "seen": (
-            "I want to exchange the {p} for another size.", "Can I swap the {p} for a blue one?", "Please exchange my {p}.",
-            "I got the wrong colour of the {p}, can we swap it?", "The {p} is too small, I want to exchange it.",
-            "Could I have a different model instead of the {p}?", "I would like to swap my {p}.",
-            "You sent the wrong size of the {p}, please exchange it.", "Is it possible to exchange the {p} for a larger one?",
-            "Please send me another colour instead of this {p}.", "Exchange for {p} please.", "We want to swap the {p} for the green one.",
-            "Another size instead of the {p}, please.", "May I swap the {p} with a smaller one?",
-            "My {p} has the wrong colour, I need a red one instead.", "How can I exchange a {p}?",
-            "Please swap our {p}, it does not fit.", "I need a bigger one instead of my {p}.",
-        ),
-        "unseen": (
-            "Would you swap our {p} for a bigger size?", "We need to exchange this {p} for a black one.",
-            "I would rather have another colour instead of this {p}.", "The {p} has the wrong size, so please swap it.",
-            "May I exchange the {p} that I got?", "A larger size instead of the {p} would be better for me.",
-        ),
-    },
-    "delivery": {
-        "seen": (
-            "Where is my {p}?", "My {p} has not arrived yet.", "When will the {p} arrive?", "I am still waiting for the delivery of the {p}.",
-            "The parcel with the {p} is late.", "The {p} should have arrived last week.", "Can you track the package with my {p}?",
-            "The tracking of my {p} does not move.", "Where is the package with the {p}?", "The {p} never arrived.",
-            "The package with the {p} did not come.", "What is the delivery date of the {p}?", "My package with the {p} seems to be lost.",
-            "The delivery of the {p} is late.", "When does my {p} arrive here?", "Delivery of {p} please check.",
-            "We have waited three weeks for our {p} to arrive.", "Please track the parcel with the {p}.",
-        ),
-        "unseen": (
-            "We are still waiting for our {p} to arrive.", "Do you know when the {p} will arrive?", "The delivery of my {p} is late again.",
-            "The package with the {p} never arrived here.", "Please track my {p}, it has not arrived.", "Where is the parcel with our {p} now?",
-        ),
-    },
-    "repair": {
-        "seen": (
-            "My {p} is broken.", "The {p} stopped working.", "The {p} does not work any more.", "Can you repair my {p}?",
-            "A part of the {p} is broken.", "The {p} makes a noise and needs a repair.", "The battery of the {p} is broken.",
-            "The {p} fell down, can you fix it?", "Please fix my {p}.", "The button of the {p} does not work.",
-            "The {p} is damaged, please fix it.", "I need a repair for my {p}.", "The screen of the {p} is broken.",
-            "Who can repair the {p}?", "My new {p} does not work.", "Repair for {p} please.", "Can somebody fix the {p}?",
-            "The {p} arrived broken.",
-        ),
-        "unseen": (
-            "Our {p} is broken and needs a repair.", "Since Monday the {p} does not work.", "Could you fix our {p}?",
-            "The handle of the {p} is broken.", "The {p} stopped working again.", "I think my {p} is broken, please repair it.",
-        ),
-    },
-    "cancel": {
-        "seen": (
-            "Please cancel my order of the {p}.", "I want to cancel the {p}.", "I do not need the {p} any more, please cancel it.",
-            "Can I still cancel the {p}?", "Please cancel the {p} at no cost.", "I ordered the {p} by mistake, cancel it please.",
-            "Cancel the {p}, I changed my mind.", "I would like to cancel the {p} that I ordered.", "Cancel {p} please.",
-            "We bought the {p} elsewhere, so cancel our order.", "How can I cancel my {p}?", "I must cancel the order of the {p}.",
-            "I ordered the {p} twice, cancel one of them.", "My plans changed, please cancel the {p}.",
-            "Please cancel the {p} before it is sent.", "Did you cancel my {p}?", "We wish to cancel the {p}.",
-            "I need to cancel a {p}.",
-        ),
-        "unseen": (
-            "We must cancel our {p}.", "Could you cancel the order with the {p}?", "Cancel the {p} that I bought, I do not like it.",
-            "Please cancel, I ordered the {p} by mistake.", "I no longer need the {p} and want to cancel.", "Is it too late to cancel the {p}?",
-        ),
-    },
-    "invoice": {
-        "seen": (
-            "I need an invoice for the {p}.", "Please send me the bill for the {p}.", "The receipt of the {p} is missing.",
-            "Can I get a copy of the invoice for my {p}?", "The invoice for the {p} shows the wrong name.", "I lost the receipt for the {p}.",
-            "Where can I find the bill of the {p}?", "My company needs an invoice for the {p}.", "Invoice for {p} please.",
-            "The tax on the bill of the {p} is wrong.", "Please mail the receipt for the {p}.", "I never got a bill for the {p}.",
-            "Could you put our company name on the invoice of the {p}?", "There was no receipt in the box of the {p}.",
-            "I need the paper invoice of the {p} for my taxes.", "The {p} came without a bill.", "Please correct the invoice of the {p}.",
-            "How do I get a receipt for my {p}?",
-        ),
-        "unseen": (
-            "May I have an invoice for our {p}?", "Please send a copy of the bill for my {p}.", "I cannot find the receipt of the {p}.",
-            "We still need the invoice of our {p}.", "The bill for the {p} has the wrong tax.", "A new receipt for the {p} would help me.",
-        ),
-    },
+    "refund": (
+        "I want my money back for the {p}.", "Please refund the {p}.", "The {p} is not what I expected, refund me please.",
+        "Can I get a refund for the {p}?", "I returned the {p} and still wait for my money.",
+        "I would like the money for the {p} back.", "I sent the {p} back, where is my refund?", "Money back for the {p} please.",
+        "You owe me a refund for the {p}.", "I am not happy with the {p} and want a refund.",
+        "I was charged twice for the {p}, please refund one payment.", "How do I get my money back for my {p}?",
+        "Refund for {p} please.", "The {p} was too small, so we ask for our money back.",
+        "I have not received the refund for the {p} yet.", "When will I see the money for my {p} again?",
+        "My refund of the {p} is too low.", "Give me the money that I paid for the {p}.",
+    ),
+    "exchange": (
+        "I want to exchange the {p} for another size.", "Can I swap the {p} for a blue one?", "Please exchange my {p}.",
+        "I got the wrong colour of the {p}, can we swap it?", "The {p} is too small, I want to exchange it.",
+        "Could I have a different model instead of the {p}?", "I would like to swap my {p}.",
+        "You sent the wrong size of the {p}, please exchange it.", "Is it possible to exchange the {p} for a larger one?",
+        "Please send me another colour instead of this {p}.", "Exchange for {p} please.",
+        "We want to swap the {p} for the green one.", "Another size instead of the {p}, please.",
+        "May I swap the {p} with a smaller one?", "My {p} has the wrong colour, I need a red one instead.",
+        "How can I exchange a {p}?", "Please swap our {p}, it does not fit.", "I need a bigger one instead of my {p}.",
+    ),
+    "delivery": (
+        "Where is my {p}?", "My {p} has not arrived yet.", "When will the {p} arrive?",
+        "I am still waiting for the delivery of the {p}.", "The parcel with the {p} is late.",
+        "The {p} should have arrived last week.", "Can you track the package with my {p}?",
+        "The tracking of my {p} does not move.", "Where is the package with the {p}?", "The {p} never arrived.",
+        "The package with the {p} did not come.", "What is the delivery date of the {p}?",
+        "My package with the {p} seems to be lost.", "The delivery of the {p} is late.", "When does my {p} arrive here?",
+        "Delivery of {p} please check.", "We have waited three weeks for our {p} to arrive.",
+        "Please track the parcel with the {p}.",
+    ),
+    "repair": (
+        "My {p} is broken.", "The {p} stopped working.", "The {p} does not work any more.", "Can you repair my {p}?",
+        "A part of the {p} is broken.", "The {p} makes a noise and needs a repair.", "The battery of the {p} is broken.",
+        "The {p} fell down, can you fix it?", "Please fix my {p}.", "The button of the {p} does not work.",
+        "The {p} is damaged, please fix it.", "I need a repair for my {p}.", "The screen of the {p} is broken.",
+        "Who can repair the {p}?", "My new {p} does not work.", "Repair for {p} please.", "Can somebody fix the {p}?",
+        "The {p} arrived broken.",
+    ),
+    "cancel": (
+        "Please cancel my order of the {p}.", "I want to cancel the {p}.", "I do not need the {p} any more, please cancel it.",
+        "Can I still cancel the {p}?", "Please cancel the {p} at no cost.", "I ordered the {p} by mistake, cancel it please.",
+        "Cancel the {p}, I changed my mind.", "I would like to cancel the {p} that I ordered.", "Cancel {p} please.",
+        "We bought the {p} elsewhere, so cancel our order.", "How can I cancel my {p}?", "I must cancel the order of the {p}.",
+        "I ordered the {p} twice, cancel one of them.", "My plans changed, please cancel the {p}.",
+        "Please cancel the {p} before it is sent.", "Did you cancel my {p}?", "We wish to cancel the {p}.",
+        "I need to cancel a {p}.",
+    ),
+    "invoice": (
+        "I need an invoice for the {p}.", "Please send me the bill for the {p}.", "The receipt of the {p} is missing.",
+        "Can I get a copy of the invoice for my {p}?", "The invoice for the {p} shows the wrong name.",
+        "I lost the receipt for the {p}.", "Where can I find the bill of the {p}?", "My company needs an invoice for the {p}.",
+        "Invoice for {p} please.", "The tax on the bill of the {p} is wrong.", "Please mail the receipt for the {p}.",
+        "I never got a bill for the {p}.", "Could you put our company name on the invoice of the {p}?",
+        "There was no receipt in the box of the {p}.", "I need the paper invoice of the {p} for my taxes.",
+        "The {p} came without a bill.", "Please correct the invoice of the {p}.", "How do I get a receipt for my {p}?",
+    ),
 }
 
 URGENCY = {
-    "high": {
-        "seen": (
-            "It is urgent.", "This is very urgent!", "I need an answer today.", "Urgent!", "I need this solved immediately.",
-            "Answer as soon as possible.", "Please help today.", "As soon as possible please.", "Do it immediately please.",
-            "It is really urgent for me.", "It is an emergency.", "This is an emergency!", "Please answer immediately.", "It has to be today.",
-        ),
-        "unseen": (
-            "Please, this is urgent for us!", "We need it solved today.", "As soon as possible, please!", "This is really urgent.",
-            "Please help immediately.", "For us it is an emergency.",
-        ),
-    },
-    "normal": {
-        "seen": (
-            "", "", "", "", "", "I hope you can help me.", "Please let me know.", "I look forward to your reply.", "What should I do?",
-            "Could you check this?", "Please write back.", "Tell me what you need from me.", "I bought it last month.", "It was a gift.",
-            "You can reach me by mail.", "It is for my mother.",
-        ),
-        "unseen": (
-            "", "", "Please check and let me know.", "I hope to get a reply.", "It was a gift for my sister.", "Tell me what I should do.",
-        ),
-    },
-    "low": {
-        "seen": (
-            "No hurry.", "There is no rush.", "Take your time.", "I have time.", "Whenever you have time.", "There is no hurry.",
-            "I am in no hurry.", "No need to rush.", "No rush at all.", "Please take your time.", "Whenever you can.",
-            "Take all the time you need.", "You do not have to hurry.",
-        ),
-        "unseen": (
-            "Please take your time, no rush.", "There is no hurry at all.", "I am in no rush.", "Take the time you need.",
-            "Whenever it suits you, no hurry.", "No need to hurry.",
-        ),
-    },
-}
-
-ORDERS = {
-    "seen": (
-        "My order number is {o}.", "Order {o}.", "The order is {o}.", "Order number: {o}", "It was order {o}.", "(order {o})",
-        "You find it under {o}.", "My number is {o}.", "See order {o}.", "Ref {o}.", "The number on the box is {o}.", "I have order {o}.",
+    "high": (
+        "It is urgent.", "This is very urgent!", "I need an answer today.", "Urgent!", "I need this solved immediately.",
+        "Answer as soon as possible.", "Please help today.", "As soon as possible please.", "Do it immediately please.",
+        "It is really urgent for me.", "It is an emergency.", "This is an emergency!", "Please answer immediately.",
+        "It has to be today.",
     ),
-    "unseen": (
-        "Please look at order {o}.", "Number {o}.", "Our order number was {o}.", "The order has the number {o}.", "This is about order {o}.",
+    "normal": (
+        "", "", "", "", "", "I hope you can help me.", "Please let me know.", "I look forward to your reply.",
+        "What should I do?", "Could you check this?", "Please write back.", "Tell me what you need from me.",
+        "I bought it last month.", "It was a gift.", "You can reach me by mail.", "It is for my mother.",
+    ),
+    "low": (
+        "No hurry.", "There is no rush.", "Take your time.", "I have time.", "Whenever you have time.", "There is no hurry.",
+        "I am in no hurry.", "No need to rush.", "No rush at all.", "Please take your time.", "Whenever you can.",
+        "Take all the time you need.", "You do not have to hurry.",
     ),
 }
 
-OPENINGS = {
-    "seen": (
-        "Hello,", "Hi,", "Hi there,", "Dear team,", "Good morning,", "Good evening,", "Hello again,", "Hey,", "Dear support,",
-        "To whom it may concern,", "", "", "", "",
-    ),
-    "unseen": ("Good day,", "Hello team,", "Dear all,", "Greetings,", "", ""),
-}
+ORDERS = (
+    "My order number is {o}.", "Order {o}.", "The order is {o}.", "Order number: {o}", "It was order {o}.", "(order {o})",
+    "You find it under {o}.", "My number is {o}.", "See order {o}.", "Ref {o}.", "The number on the box is {o}.",
+    "I have order {o}.",
+)
 
-CLOSINGS = {
-    "seen": ("Thanks.", "Thank you!", "Best regards", "Bye", "Many thanks", "Thanks a lot.", "Cheers", "", "", "", "", ""),
-    "unseen": ("Kind regards", "Thank you very much.", "Yours", "Best wishes", "", ""),
-}
+OPENINGS = (
+    "Hello,", "Hi,", "Hi there,", "Dear team,", "Good morning,", "Good evening,", "Hello again,", "Hey,", "Dear support,",
+    "To whom it may concern,", "", "", "", "",
+)
+
+CLOSINGS = (
+    "Thanks.", "Thank you!", "Best regards", "Bye", "Many thanks", "Thanks a lot.", "Cheers", "", "", "", "", "",
+)
 
 # First words of product names: half of them are words, half invented.
-BRANDS = {
-    "seen": (
-        *"Aurora Breeze Cobalt Comet Delta Ember Falcon Glacier Harbor Horizon Jasper Lumen Maple Meadow Nimbus Nova".split(),
-        *"Orchid Pebble Pioneer Quartz Raven Saffron Sierra Solar Summit Tundra Velvet Willow Zenith Zephyr".split(),
-        *"Altero Bravik Calodi Dorsen Elvano Fentro Gralit Hestor Ilvara Jorvik Kelmar Lorano Mistral Norvel Ostara".split(),
-        *"Pelvio Quendo Ravelo Sintra Tolvin Ulmara Vantor Welmo Xandor Yelvin Zorvan Brisko Cremona Drakon Fiorel".split(),
-    ),
-    "unseen": (
-        *"Amber Canyon Crystal Dune Fjord Granite Iris Lagoon Onyx Prairie Ruby Stellar Thunder Violet".split(),
-        *"Arvelo Bontri Celvar Dimaro Ergova Folvent Grimlo Halvero Imperon Juntiva Kordel Limbra Morvath Nestari".split(),
-    ),
-}
+BRANDS = (
+    *"Aurora Breeze Cobalt Comet Delta Ember Falcon Glacier Harbor Horizon Jasper Lumen Maple Meadow Nimbus Nova".split(),
+    *"Orchid Pebble Pioneer Quartz Raven Saffron Sierra Solar Summit Tundra Velvet Willow Zenith Zephyr".split(),
+    *"Altero Bravik Calodi Dorsen Elvano Fentro Gralit Hestor Ilvara Jorvik Kelmar Lorano Mistral Norvel Ostara".split(),
+    *"Pelvio Quendo Ravelo Sintra Tolvin Ulmara Vantor Welmo Xandor Yelvin Zorvan Brisko Cremona Drakon Fiorel".split(),
+)
 
-THINGS = {
-    "seen": (
-        *"Lamp Kettle Chair Speaker Blender Toaster Heater Fan Radio Camera Keyboard Monitor Printer Backpack Tent Bike".split(),
-        *"Helmet Watch Drill Mixer Sofa Desk Clock Jacket Mug Scale Router Tablet Headset Vacuum".split(),
-    ),
-    "unseen": tuple("Grill Freezer Scooter Guitar Mirror Ladder Pillow Projector Shaver Trolley Saw Lantern".split()),
-}
-KINDS = {"seen": ("Mini", "Pro", "Smart", "Travel", "Max", "Home"), "unseen": ("Ultra", "Light", "Prime")}
+THINGS = (
+    *"Lamp Kettle Chair Speaker Blender Toaster Heater Fan Radio Camera Keyboard Monitor Printer Backpack Tent Bike".split(),
+    *"Helmet Watch Drill Mixer Sofa Desk Clock Jacket Mug Scale Router Tablet Headset Vacuum".split(),
+)
+KINDS = ("Mini", "Pro", "Smart", "Travel", "Max", "Home")
 
 # Patterns for training: every way through the brackets is a wording. They make the key words of a matter stand in many
 # places, so that what is learned is the matter and not a list of sentences.
@@ -232,20 +164,6 @@ PATTERNS = {
         "[The|Our|My] [invoice|bill|receipt] [for|of] [the|my] {p} [is wrong|is lost|has a mistake|has the wrong date|did not come].",
         "[Where|How] [can I|do we|may I] [find|get|see] [the|a|an] [invoice|bill|receipt] for [the|my|our] {p}?",
     ),
-    "address": (
-        "[The|My|Our] [address|street|city|house number] for [the|our|this] {p} is [wrong|old|not right|another one now].",
-        "[Please|Could you|Can you] [change|correct|update] [the|my|our] address [for|of] [the|my|our] {p}.",
-        "[Please|Could you|Would you] [send|ship|bring] [the|my|our] {p} to [a different|another|our other|my other|my new] [address|house|place].",
-        "[I|We] [moved|have moved|live elsewhere now], [please send|send|bring] [the|my|our] {p} [there|to the new house|to our new home].",
-        "[I|We] [gave|wrote|typed|entered] [the wrong|an old] [address|street] for [the|my] {p}.",
-    ),
-    "usage": (
-        "How [do I|do we|can I|should I] [use|clean|connect|start|charge|open|set up] [the|my|our|this] {p}?",
-        "[Could|Can|Would] [you|someone] [explain|tell me|show me] how [the|my|this] {p} [works|is used|starts|is cleaned]?",
-        "[Is|Was] there [a|any|no] [guide|manual|book] [for|with] [the|our|this] {p}?",
-        "[I|We] [need|look for|cannot find|lost] [the|a] [manual|guide] [of|for|to set up] [the|my|our] {p}.",
-        "What is the [right|easiest|safest] way to [clean|use|charge|wash|connect] [the|my|our] {p}?",
-    ),
 }
 
 URGENCY_PATTERNS = {
@@ -274,6 +192,8 @@ URGENCY_PATTERNS = {
 SYLLABLES = ("ba be bo da de do fa fi ga go ka ke ko la le lo ma me mi na no pa pe ra ri ro sa se so ta te to va ve vo za zo".split(),
              "bar dan del fen gar hal jin kor lan mir nol pex quin ras sol tan vex wil yor zan".split())
 
+LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
+
 
 def expand(pattern: str) -> tuple[str, ...]:
     """Every way through the [a|b] brackets of a pattern."""
@@ -289,26 +209,42 @@ def _pieces(pattern: str) -> list[tuple[str, bool]]:
     return [piece for piece in out if piece[0]]
 
 
-def wording(rng: Random, table: dict, patterns: dict, label: str, part: str) -> str:
-    """A wording of one label: training draws from its sentences and patterns, never one that the unseen part uses."""
-    if part == "unseen" or label not in patterns or rng.random() < 0.65:
-        return rng.choice(table[label][part])
-    while True:
-        found = rng.choice(_expanded(patterns[label][rng.randrange(len(patterns[label]))]))
-        if found not in table[label]["unseen"]:
-            return found
+def wording(rng: Random, sentences: tuple[str, ...], patterns: tuple[str, ...] = ()) -> str:
+    """A sentence of the list, or a way through one of the patterns where there are some."""
+    if not patterns or rng.random() < 0.65:
+        return rng.choice(sentences)
+    return rng.choice(_expanded(rng.choice(patterns)))
 
 
 @cache
 def _expanded(pattern: str) -> tuple[str, ...]:
-    return expand(pattern)
+    """Without what a part apart from training asks with."""
+    kept = tuple(text for text in expand(pattern) if text not in apart())
+    assert kept, pattern
+    return kept
 
 
-def brand(rng: Random, part: str) -> str:
-    """First word of a product's name; a fifth of the training ones is made from syllables, so that names are copied."""
-    if part == "unseen" or rng.random() < 0.8:
-        return rng.choice(BRANDS[part])
+@cache
+def apart() -> frozenset[str]:
+    """Every sentence and name that belongs to the validation wordings or to the unseen part."""
+    found: set[str] = set()
+    for part in (wordings_validation, wordings_unseen):
+        for table in (part.CORES, part.URGENCY):
+            found.update(text for texts in table.values() for text in texts)
+        found.update((*part.ORDERS, *part.OPENINGS, *part.CLOSINGS, *part.BRANDS, *part.THINGS, *part.KINDS))
+    return frozenset(found - {""})
+
+
+def brand(rng: Random) -> str:
+    """First word of a product's name; a fifth is made from syllables, so that names are copied and not remembered."""
+    if rng.random() < 0.8:
+        return rng.choice(BRANDS)
     while True:
         name = (rng.choice(SYLLABLES[0]) + rng.choice(SYLLABLES[rng.randrange(2)]) + rng.choice(SYLLABLES[1])).capitalize()
-        if name not in BRANDS["unseen"]:
+        if name not in apart():
             return name
+
+
+def number(rng: Random) -> str:
+    """An order number: `ORD-48213` or six digits."""
+    return rng.choice((f"ORD-{rng.randrange(10_000, 100_000)}", str(rng.randrange(100_000, 1_000_000))))
