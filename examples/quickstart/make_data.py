@@ -24,7 +24,7 @@ import wordings_validation
 
 PARTS = {"seen": seen, "validation": wordings_validation, "unseen": wordings_unseen}  # whose words a message is made of
 SEED = 17
-SIZES = {"train": 3000, "validation": 120, "test": 240, "test_unseen": 240}
+SIZES = {"train": 6000, "validation": 120, "test": 240, "test_unseen": 240}
 FLAWS = {
     "exact_duplicates": 150,
     "near_duplicates": 100,
@@ -83,7 +83,8 @@ class Desk:
         middle = [seen.wording(rng, words.CORES[record["intent"]], patterns).format(p=record["product"])]
         middle.append(self.urgency(record["urgency"], part))
         if record["order_number"]:
-            middle.append(rng.choice(words.ORDERS).format(o=record["order_number"]))
+            patterns = seen.ORDER_PATTERNS if part == "seen" else ()
+            middle.append(seen.wording(rng, words.ORDERS, patterns).format(o=record["order_number"]))
         rng.shuffle(middle)
         parts = [rng.choice(words.OPENINGS), *middle, rng.choice(words.CLOSINGS)]
         text = " ".join(part for part in parts if part)

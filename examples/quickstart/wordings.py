@@ -117,6 +117,7 @@ BRANDS = (
 THINGS = (
     *"Lamp Kettle Chair Speaker Blender Toaster Heater Fan Radio Camera Keyboard Monitor Printer Backpack Tent Bike".split(),
     *"Helmet Watch Drill Mixer Sofa Desk Clock Jacket Mug Scale Router Tablet Headset Vacuum".split(),
+    "Water Filter", "Desk Fan", "Garden Hose", "Bread Maker", "Alarm Clock", "Power Bank",
 )
 KINDS = ("Mini", "Pro", "Smart", "Travel", "Max", "Home")
 
@@ -129,12 +130,22 @@ PATTERNS = {
         "[Could|Can|May|Would] [I|we] [have|get|see] [the|my|our] [money|payment|price] [back for|of] [the|this] {p} [back|again|returned]?",
         "[The|My|Our] {p} is [useless|not good|too expensive|a mistake], so [refund|pay back] [me|us|it].",
         "[When|How] will [I|we] [get|see] [the|my|our] [refund|money] for [the|my] {p}?",
+        "[I|We] [sent|brought|shipped] [the|my|our] {p} [back|back last week|back in May] and [still have no money|no money has come|got no refund|wait for the refund].",
+        "[Can|Could] [you|the shop|your team] [refund|pay back|return] [the price|the full amount|the money|the cost|half] [of|for] [the|my|our] {p}?",
+        "[I|We] paid [twice|too much|double] for [the|my|our] {p}, [please refund|refund|pay back] [one payment|the rest|what was too much].",
+        "[The|This|Our] {p} [looks different from the picture|is of poor quality|does not please us], [I|we] [want|ask for|expect] [a refund|the money back|to be refunded].",
+        "[Was|Is|Has] [my|our|the] {p} [refunded|been refunded|paid back] [yet|already|now]?",
     ),
     "exchange": (
         "[I|We] [want|would like|need|hope] to [exchange|swap|trade] [the|my|our|this] {p} for [a|another] [bigger|smaller|black|white|new|red] one.",
         "[Can|Could|May|Would] [I|we|you] [exchange|swap|change] [the|my|our|this] {p} for [another|a different|a bigger|a smaller] [size|colour|model]?",
         "[The|My|Our|This] {p} [is|has] [the wrong|a wrong|another] [size|colour], [please swap it|an exchange please|I want another one].",
         "[I|We] [would prefer|prefer|need|want] [another|a different] [size|colour|model] [of|instead of|than] [the|this] {p}.",
+        "[Can|Could|May] [the|my|our|this] {p} be [exchanged|swapped|changed] for [another|a different|a newer] [size|colour|model]?",
+        "[The|My|Our] {p} is too [big|small|large|long|short], [I need|we need|please send] [a bigger one|a smaller one|another size|one that fits].",
+        "[I|We] [ordered|wanted|chose] a [blue|black|white|red] {p} and got a [green|brown|pink] one, [please exchange it|can you change it|I would like to swap].",
+        "[Instead of|Rather than] [the|this|our] {p} [I|we] [would like|want|need] the [bigger|smaller|other|newer] [model|one|version].",
+        "[I am|We are] [hoping|trying] to [exchange|swap] [the|my|our] {p} [for the same in red|for another model|because of its size].",
     ),
     "delivery": (
         "[I|We] [am|are] [still|always] waiting for [the|my|our] {p}.",
@@ -143,6 +154,12 @@ PATTERNS = {
         "[When|On which day] [will|does] [the|my|our] {p} [arrive|come|get here]?",
         "[Please|Can you] [track|trace|look for|find] [the|my|our] [package|parcel|delivery] [with|of] [the|my] {p}.",
         "[The|My|Our] [delivery|shipping|package|parcel] of [the|my] {p} is [late|missing|lost|not here].",
+        "[The|My|Our] {p} [should|had to|was meant to] [be here|arrive|come] [on Monday|last week|two days ago|in March] [and did not|but is not here|and nothing came].",
+        "[Nothing|No parcel|No package] has [come|arrived] [yet|here|so far], [where is|what about] [the|my|our] {p}?",
+        "How [long|many days] [does|will] [the|my|our] {p} [take|need] to [arrive|get here|reach me]?",
+        "[Was|Is] [the|my|our] {p} [shipped|sent|posted|delivered|on its way] [yet|already|at all|now]?",
+        "[The tracking|The tracking page|The status] of [the|my|our] {p} [says nothing|has not changed|shows no movement].",
+        "[I|We] [did not get|never received|have not seen|do not have] [the|my|our] {p} [yet|so far|until today].",
     ),
     "repair": (
         "[The|My|Our|This] {p} is [broken|defective|damaged|dead] [again|now|already|since Friday|and needs help].",
@@ -150,6 +167,13 @@ PATTERNS = {
         "[Since yesterday|Today|Now|Suddenly] [the|my|our] {p} [does not work|will not start|does not turn on|stopped working].",
         "[A part|One side|The lid|The handle|The glass] of [the|my|our] {p} is [broken|cracked|loose|damaged].",
         "[I|We] [found|see|have] a [crack|fault|hole|defect] in [the|our|my] {p}.",
+        "[The|My|Our] {p} makes a [strange|loud|bad] [noise|sound|smell] and [stops|needs a repair|has to be repaired|must be fixed].",
+        "[Is it possible|How much is it|Where do I go] to [repair|fix|mend] [the|my|our] {p}?",
+        "[The|My|Our|This] {p} [broke|failed|died|fell apart] [yesterday|after a week|after one year|in the holidays|when I used it].",
+        "[The|My|Our] {p} [has to be|must be|needs to be] [repaired|fixed|mended].",
+        "[Something|A piece|A part] [broke off|came off|fell off|is loose] [on|at] [the|my|our] {p}.",
+        "[The|My|Our] {p} no longer [works|starts|runs|charges|closes].",
+        "[The|My|Our] {p} [will not|does not] [start|run|charge|close|move] [any more|today|properly|at all].",
     ),
     "cancel": (
         "[I|We] [want|need|have|wish|would like] to cancel [the|my|our|this] {p}.",
@@ -157,12 +181,24 @@ PATTERNS = {
         "[Please stop|Stop|Cancel] [the|my|our] {p}, [I|we] [changed my mind|ordered it by mistake|do not need it|bought another one].",
         "[I|We] [do not need|do not want] [the|my|this] {p} [any more|any longer|now], [cancel it|cancel the order|please cancel].",
         "[Is it possible|Am I able|Is there a way|Is there time] to cancel [the|my|our] {p}?",
+        "[The|My|Our] [order|purchase] of the {p} [is|was] [a mistake|an error], [please|so] cancel it.",
+        "[Can|Could|May] [the|my|our] order [of|for|with] the {p} be cancelled [today|now|please]?",
+        "[I am|We are] cancelling [the|my|our] {p} [today|now|and want no other one].",
+        "[Please|Kindly] [confirm|accept] the cancellation of [the|my|our] {p}.",
+        "[I|We] changed [my mind|our plans] about [the|this|our] {p}, [cancel|please cancel|so cancel] [it|the order].",
+        "[The|My|Our] {p} [is|was] not needed [any more|now], [I want to cancel|please cancel it|so I cancel].",
     ),
     "invoice": (
         "[I|We] [need|want|miss|still miss|cannot see] [the|an|my|our] [invoice|bill|receipt] [for|of] [the|my|our|this] {p}.",
         "[Please|Could you|Kindly] [send|mail|write|give] [me|us] [a copy of the|the|a new|an] [invoice|bill|receipt] [for|of] [the|my|our] {p}.",
         "[The|Our|My] [invoice|bill|receipt] [for|of] [the|my] {p} [is wrong|is lost|has a mistake|has the wrong date|did not come].",
         "[Where|How] [can I|do we|may I] [find|get|see] [the|a|an] [invoice|bill|receipt] for [the|my|our] {p}?",
+        "[The|An|My] [invoice|bill|receipt] for [the|my|our] {p} was not [in the box|in the package|in the mail|sent].",
+        "[Can|Could] [you|someone] [write|issue|make|email] [an|the|a new] [invoice|bill|receipt] [for|of] [the|my|our] {p}?",
+        "[The|My|Our] [name|company|total|price|date] on the [invoice|bill|receipt] [for|of] [the|my|our] {p} is [wrong|not there|not right].",
+        "[My boss|Our office|The tax office|My bank|The school] [needs|wants|must have] [the|an] [invoice|bill|receipt] [for|of] [the|our] {p}.",
+        "[I|We] paid for [the|my|our] {p} and [got|received|have] no [invoice|bill|receipt].",
+        "[I|We] [deleted|lost|cannot open|cannot print] the [invoice|bill|receipt] [of|for] [the|my|our] {p}.",
     ),
 }
 
@@ -172,12 +208,22 @@ URGENCY_PATTERNS = {
         "[It|This|My case] [is|is really|is so|is very] urgent[.|!]",
         "[It|This] [cannot|can not|must not|will not] wait.",
         "[I|We] [need|want|must have] [it|this|an answer|help|a solution] [today|now|immediately|as soon as possible|right away].",
+        "[Please|Could you] [answer|reply|call|write back] [right now|this morning|before noon|this very day], [it is urgent|I must not wait|it matters a lot].",
+        "[Every hour|Each day|Every minute] [counts|matters], [please hurry|be quick|act fast][.|!]",
+        "[This is|It is] [a real|a big|quite an] emergency [for me|for us|here][.|!]",
+        "[It is|This is] [most|terribly|so very] urgent[.|!]",
+        "[I|We] cannot wait [another day|much longer|for days][.|!]",
     ),
     "normal": (
         "[Please|Could you] [let me know|check|look at it|reply|write to us|tell me].",
         "[I|We] [hope|wait|look forward] [to hear from you|for an answer|to a reply].",
         "It was [a gift|a present] [for|from] my [brother|father|friend|aunt].",
         "[Tell me|Say|Let us know] what [I|we] [can|should|must] do.",
+        "[I|We] [got|ordered] it [in|at|from] your [shop|store|web shop] [last year|in May|two months ago].",
+        "[My|Our] [phone number|mail] is in [my account|your files].",
+        "[I|We] [like|often visit|know] your [shop|store|products].",
+        "What is the next step [for me|for us|here]?",
+        "[My|Our] [name|account] is [Miller|Novak|Jansen|Rossi].",
     ),
     "low": (
         "[I am|We are|I am really] [not in a hurry|in no hurry|not in a rush|in no rush].",
@@ -186,8 +232,22 @@ URGENCY_PATTERNS = {
         "[Please|Just] take your time[.|, there is no hurry.|, no hurry.]",
         "[Whenever you can|When you have time|Whenever it is easy], [no rush|no hurry|it is not urgent].",
         "[There is|There is really] no [hurry|rush] [here|at all|with this].",
+        "[There is|I have|We have] [enough|a lot of|all the|so much] time[.| for this.| until summer.]",
+        "[Next week|Next month|Later|Some other day] is [fine|soon enough|all right] [for me|for us|too].",
+        "[An answer|Your answer|All of it] can [come later|wait|take some days|take a while].",
+        "[I|We] do not need [it|an answer|this] [soon|quickly|right now|this week].",
+        "[Answer|Reply|Write] [when you like|when it suits you|some time], [there is no hurry|no rush|it is not pressing].",
     ),
 }
+
+ORDER_PATTERNS = (
+    "[My|Our|The] [order|purchase] [number|code] [is|was] {o}.",
+    "[Order|Purchase] [code|id]: {o}",
+    "[It is|This was|That is] [order|number] {o}.",
+    "{o} is [my|our|the] [number|order].",
+    "[I|We] [have|got|wrote down] [the number|number|order] {o}.",
+    "[Please see|Look at|It concerns|I mean] [order|number|my order] {o}.",
+)
 
 SYLLABLES = ("ba be bo da de do fa fi ga go ka ke ko la le lo ma me mi na no pa pe ra ri ro sa se so ta te to va ve vo za zo".split(),
              "bar dan del fen gar hal jin kor lan mir nol pex quin ras sol tan vex wil yor zan".split())
@@ -211,7 +271,7 @@ def _pieces(pattern: str) -> list[tuple[str, bool]]:
 
 def wording(rng: Random, sentences: tuple[str, ...], patterns: tuple[str, ...] = ()) -> str:
     """A sentence of the list, or a way through one of the patterns where there are some."""
-    if not patterns or rng.random() < 0.65:
+    if not patterns or rng.random() < 0.4:
         return rng.choice(sentences)
     return rng.choice(_expanded(rng.choice(patterns)))
 
@@ -236,8 +296,8 @@ def apart() -> frozenset[str]:
 
 
 def brand(rng: Random) -> str:
-    """First word of a product's name; a fifth is made from syllables, so that names are copied and not remembered."""
-    if rng.random() < 0.8:
+    """First word of a product's name; half of them are made from syllables, so that names are copied and not remembered."""
+    if rng.random() < 0.5:
         return rng.choice(BRANDS)
     while True:
         name = (rng.choice(SYLLABLES[0]) + rng.choice(SYLLABLES[rng.randrange(2)]) + rng.choice(SYLLABLES[1])).capitalize()
@@ -246,5 +306,25 @@ def brand(rng: Random) -> str:
 
 
 def number(rng: Random) -> str:
-    """An order number: `ORD-48213` or six digits."""
-    return rng.choice((f"ORD-{rng.randrange(10_000, 100_000)}", str(rng.randrange(100_000, 1_000_000))))
+    """An order number in one of many styles, so that it is copied as it stands: `ORD-48213`, `482135`, `#4821`, `QRT-4821` ..."""
+    return rng.choice(NUMBER_STYLES)(rng)
+
+
+def _digits(rng: Random, count: int) -> str:
+    return str(rng.randrange(10 ** (count - 1), 10**count))
+
+
+def _letters(rng: Random, count: int) -> str:
+    return "".join(rng.choice(LETTERS) for _ in range(count))
+
+
+NUMBER_STYLES = (
+    lambda rng: f"ORD-{_digits(rng, 5)}",
+    lambda rng: _digits(rng, 6),
+    lambda rng: _digits(rng, 8),
+    lambda rng: f"#{_digits(rng, 4)}",
+    lambda rng: f"{_letters(rng, 3)}-{_digits(rng, 4)}",
+    lambda rng: f"{_letters(rng, 1)}{_digits(rng, 6)}",
+    lambda rng: f"{_digits(rng, 4)}/{_letters(rng, 2)}",
+    lambda rng: f"{_digits(rng, 3)}-{_digits(rng, 4)}-{_digits(rng, 2)}",
+)
