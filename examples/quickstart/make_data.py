@@ -18,10 +18,13 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # so that a test can import this file from anywhere
 
-import wordings as w
+import wordings as seen
+import wordings_unseen
+import wordings_validation
 
+PARTS = {"seen": seen, "validation": wordings_validation, "unseen": wordings_unseen}  # whose words a message is made of
 SEED = 17
-SIZES = {"train": 3000, "validation": 120, "test": 240, "test_unseen": 240}
+SIZES = {"train": 8000, "validation": 160, "test": 240, "test_unseen": 240}
 FLAWS = {
     "exact_duplicates": 150,
     "near_duplicates": 100,
@@ -31,6 +34,8 @@ FLAWS = {
     "leaks": 60,
 }
 MALFORMED_EACH = 10
+INTENTS = tuple(seen.CORES)
+URGENCIES = tuple(seen.URGENCY)
 KEYS = ("intent", "product", "urgency", "order_number")
 Row = dict
 
@@ -49,57 +54,61 @@ class Desk:
     messages: set[str] = field(default_factory=set)
     count: int = 0
 
-    def order_number(self) -> str:
-        """`ORD-48213` or six digits, new in every call."""
+    def order_number(self, part: str) -> str:
+        """In a style of the part, new in every call."""
         while True:
-            number = self.rng.choice(
-                (f"ORD-{self.rng.randrange(10_000, 100_000)}", str(self.rng.randrange(100_000, 1_000_000)))
-            )
+            number = PARTS[part].number(self.rng)
             if number not in self.numbers:
                 self.numbers.add(number)
                 return number
 
-    def record(self, wording: str) -> dict:
+    def record(self, part: str) -> dict:
         """The facts of one message."""
-        rng = self.rng
-        product = [w.brand(rng, wording), rng.choice(w.THINGS[wording])]
+        rng, words = self.rng, PARTS[part]
+        brand = seen.brand(rng) if part == "seen" else rng.choice(words.BRANDS)
+        product = [brand, rng.choice(words.THINGS)]
         if rng.random() < 0.12:
-            product.insert(1, rng.choice(w.KINDS[wording]))
+            product.insert(1, rng.choice(words.KINDS))
         return {
-            "intent": rng.choice(tuple(w.CORES)),
+            "intent": rng.choice(INTENTS),
             "product": " ".join(product),
             "urgency": rng.choice(("high", "normal", "normal", "low")),
-            "order_number": None if rng.random() < 0.15 else self.order_number(),
+            "order_number": None if rng.random() < 0.15 else self.order_number(part),
         }
 
-    def compose(self, record: dict, wording: str) -> str:
+    def compose(self, record: dict, part: str) -> str:
         """The message: opening, what it is about, urgency and order number in any order, closing."""
-        rng = self.rng
-        middle = [w.wording(rng, w.CORES, w.PATTERNS, record["intent"], wording).format(p=record["product"])]
-        middle.append(_urgency(rng, record["urgency"], wording))
+        rng, words = self.rng, PARTS[part]
+        patterns = seen.PATTERNS[record["intent"]] if part == "seen" else ()
+        middle = [seen.wording(rng, words.CORES[record["intent"]], patterns).format(p=record["product"])]
+        middle.append(self.urgency(record["urgency"], part))
         if record["order_number"]:
-            middle.append(rng.choice(w.ORDERS[wording]).format(o=record["order_number"]))
+            patterns = seen.ORDER_PATTERNS if part == "seen" else ()
+            middle.append(seen.wording(rng, words.ORDERS, patterns).format(o=record["order_number"]))
         rng.shuffle(middle)
-        parts = [rng.choice(w.OPENINGS[wording]), *middle, rng.choice(w.CLOSINGS[wording])]
-        text = " ".join(part for part in parts if part)
+        parts = [rng.choice(words.OPENINGS), *middle, rng.choice(words.CLOSINGS)]
+        text = " ".join(piece for piece in parts if piece)
+        if part == "seen" and rng.random() < 0.35:
+            text = seen.shorten(text)
         return misspell(rng, text, record) if rng.random() < 0.08 else text
 
-    def row(self, wording: str = "seen") -> Row:
+    def urgency(self, label: str, part: str) -> str:
+        """A sentence that tells the urgency; a normal matter often says nothing about it."""
+        if label == "normal" and self.rng.random() < 0.4:
+            return ""
+        return seen.wording(
+            self.rng, PARTS[part].URGENCY[label], seen.URGENCY_PATTERNS[label] if part == "seen" else ()
+        )
+
+    def row(self, part: str = "seen") -> Row:
         """A new row with the right answer and a good score."""
-        record = self.record(wording)
-        message = self.compose(record, wording)
+        record = self.record(part)
+        message = self.compose(record, part)
         while message in self.messages:
-            message = self.compose(record, wording)
+            message = self.compose(record, part)
         self.messages.add(message)
         self.count += 1
         return make_row(message, record_text(record), round(self.rng.uniform(0.75, 0.99), 2), f"msg-{self.count:05d}")
-
-
-def _urgency(rng: Random, label: str, wording: str) -> str:
-    """A sentence that tells the urgency; a normal matter often says nothing about it."""
-    if label == "normal" and rng.random() < 0.4:
-        return ""
-    return w.wording(rng, w.URGENCY, w.URGENCY_PATTERNS, label, wording)
 
 
 def make_row(message: str, answer: str, score: float, identity: str) -> Row:
@@ -148,7 +157,7 @@ def low_quality(desk: Desk) -> Row:
     """A row of which the answer is wrong or sloppy, and the score says so (0.7 at most)."""
     row, rng = desk.row(), desk.rng
     record = json.loads(row["messages"][1]["content"])
-    others = {"intent": [*w.CORES], "urgency": [*w.URGENCY]}
+    others = {"intent": INTENTS, "urgency": URGENCIES}
     style = rng.randrange(5)
     if style <= 1:
         key = ("intent", "urgency")[style]
@@ -264,7 +273,7 @@ def write_data(folder: Path | str, seed: int = SEED) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     desk = Desk(Random(seed))
     parts = {
-        "validation": [desk.row() for _ in range(SIZES["validation"])],
+        "validation": [desk.row(("seen", "validation")[at % 2]) for at in range(SIZES["validation"])],
         "test": [desk.row() for _ in range(SIZES["test"])],
         "test_unseen": [desk.row("unseen") for _ in range(SIZES["test_unseen"])],
     }
