@@ -70,3 +70,17 @@ def format_count(count: float) -> str:
 
 def format_rate(per_second: float, noun: str = "tokens") -> str:
     return f"{format_count(per_second)} {noun}/s"
+
+
+def format_score(value: float | None) -> str:
+    """A metric's value: 0.9167 -> '0.917', 293.41 -> '293.4', 12345.6 -> '12,346'; '-' where there is none."""
+    if value is None:
+        return "-"
+    if abs(value) < 10:
+        return f"{value:.3f}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
+
+
+def format_gain(value: float | None) -> str:
+    """As `format_score`, with its sign: '+0.917'."""
+    return "-" if value is None else f"{'+' if value >= 0 else '-'}{format_score(abs(value))}"

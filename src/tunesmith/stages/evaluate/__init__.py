@@ -6,7 +6,7 @@ INFO = StageInfo(
     name="evaluate",
     needs=("dataset", "model"),
     makes=("evaluation",),
-    version=1,
-    keys=("evaluate", "gate", "model"),
+    version=2,
+    keys=("evaluate", "gate", "model", "seed"),
     externals="tunesmith.stages.evaluate.externals:externals",
 )

@@ -6,8 +6,8 @@ INFO = StageInfo(
     name="export",
     needs=("dataset", "model", "evaluation"),
     makes=("export", "parity", "adapter"),
-    version=1,
-    keys=("export", "model", "gate.require"),
+    version=2,
+    keys=("name", "export", "model", "gate.require"),
     externals="tunesmith.stages.export.externals:externals",
     switches={"export": "export.merged", "parity": "export.merged", "adapter": "export.adapter"},
 )
