@@ -73,12 +73,12 @@ def format_rate(per_second: float, noun: str = "tokens") -> str:
 
 
 def format_score(value: float | None) -> str:
-    """A metric's value: 0.9167 -> '0.917', 293.41 -> '293.4', 12345.6 -> '12,346'; '-' where there is none."""
+    """A metric's value in about four figures: 0.9167 -> '0.917', 293.41 -> '293.4', 12345.6 -> '12,346'; None -> '-'."""
     if value is None:
         return "-"
-    if abs(value) < 10:
-        return f"{value:.3f}"
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
+    size = abs(value)
+    digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    return f"{value:,.{digits}f}" if size < 1e7 else f"{value:.3g}"
 
 
 def format_gain(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,18 +40,20 @@ class HeldOut:
     item: Item | None
 
 
-def load_held_out(dataset: Dataset, max_items: int | None = None) -> list[HeldOut]:
-    """The rows of all test parts, or of the validation part where there is no other; in the order of the Dataset.
+def load_held_out(
+    dataset: Dataset, max_items: int | None = None, parts: Collection[str] | None = None
+) -> list[HeldOut]:
+    """The rows of the named parts (default: all test parts, or validation where there is no other), in their order.
 
     max_items: at most so many of each part, the first by the hash of their content, so that the choice depends neither
     on the order of the rows nor on the tokenizer, and stays when others are added.
     """
     examples = {dataset.row(example): example for example in range(dataset.num_examples)}
     entries = list(dataset.items())
-    parts = list(dict.fromkeys(entry["part"] for entry in entries))
-    parts = [part for part in parts if part != VALIDATION_PART] or parts
+    known = list(dict.fromkeys(entry["part"] for entry in entries))
+    wanted = parts if parts is not None else [part for part in known if part != VALIDATION_PART] or known
     chosen: set[int] = set()
-    for part in parts:
+    for part in wanted:
         own = [entry for entry in entries if entry["part"] == part]
         if max_items is not None:
             own = sorted(own, key=_hash_order)[:max_items]

@@ -55,8 +55,8 @@ def _judge(spec: Recipe, metric: str, gain: Gain | None) -> tuple[bool, str]:
         f"{format_gain(gain.low)}, is {'above' if ships else 'not above'} {spec.gate.min_gain:g} (n = {gain.n:,})"
     )
     if not ships and math.isfinite(gain.detectable):
-        needed = gain.detectable + spec.gate.min_gain
-        reason += f"; so many rows show a true gain of {format_gain(needed)} in four of five repetitions"
+        needed = format_gain(gain.detectable + spec.gate.min_gain)
+        reason += f"; {gain.n:,} rows show a true gain of {needed} or more in four of five repetitions"
     return ships, reason
 
 

@@ -48,6 +48,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     scores = Scores.of(spec, metrics, rows, base, tuned)
     evaluation = {
         "parts": scores.parts(),
+        "overall": scores.overall(),
         "gate": judge(spec, judged, scores.gains()),
         "settings": {
             **spec.slice(("evaluate",))["evaluate"],

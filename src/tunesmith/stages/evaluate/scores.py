@@ -65,20 +65,13 @@ class Scores:
         return cls(asked, rows, places, by_item, base, tuned, spec.evaluate.confidence, spec.seed)  # type: ignore[arg-type]
 
     def parts(self) -> dict[str, Any]:
-        """By part: n rows, items among them, and each metric with base, tuned, gain and what became of the items."""
-        found = {}
-        for part in dict.fromkeys(row.part for row in self.rows):
-            places = [place for place, row in enumerate(self.rows) if row.part == part]
-            chosen = [number for number, place in enumerate(self.items) if self.rows[place].part == part]
-            metrics = {name: self._of_items(name, chosen) for name in self.by_item} if chosen else {}
-            metrics[PERPLEXITY] = self._perplexity(places)
-            order = [name for name in (*self.asked, PERPLEXITY) if name in metrics]
-            found[part] = {
-                "n": len(places),
-                "items": len(chosen),
-                "metrics": {name: metrics[name] for name in dict.fromkeys(order)},
-            }
-        return found
+        """What `overall` says, by part."""
+        parts = dict.fromkeys(row.part for row in self.rows)
+        return {part: self._of([place for place, row in enumerate(self.rows) if row.part == part]) for part in parts}
+
+    def overall(self) -> dict[str, Any]:
+        """n rows, items among them, and each metric with base, tuned, gain and what became of the items."""
+        return self._of(list(range(len(self.rows))))
 
     def gains(self) -> dict[str, Gain]:
         """By metric the gain over all parts together; only metrics that were measured on something."""
@@ -87,6 +80,14 @@ class Scores:
         }
         found[PERPLEXITY] = self._perplexity_gain(list(range(len(self.rows))))
         return {name: gain for name, gain in found.items() if gain.n}
+
+    def _of(self, places: list[int]) -> dict[str, Any]:
+        wanted = set(places)
+        chosen = [number for number, place in enumerate(self.items) if place in wanted]
+        metrics = {name: self._of_items(name, chosen) for name in self.by_item} if chosen else {}
+        metrics[PERPLEXITY] = self._perplexity(places)
+        order = [name for name in dict.fromkeys((*self.asked, PERPLEXITY)) if name in metrics]
+        return {"n": len(places), "items": len(chosen), "metrics": {name: metrics[name] for name in order}}
 
     def _of_items(self, name: str, chosen: list[int]) -> dict[str, Any]:
         base, tuned = (side[chosen] for side in self.by_item[name])
