@@ -344,6 +344,9 @@ def _logits(found: dict[str, Any]) -> Iterable[str]:
     if not isinstance(largest, (int, float)):
         return
     yield f"largest logit difference {largest:.2g} over {found['rows']:,} rows (tolerance {found['tolerance']:.2g})"
+    merge = found.get("merge")
+    if merge:
+        yield f"the merge alone, in {merge['precision']}: {merge['steps']:.3g} rounding steps (at most {merge['limit']:g})"
     moved = found.get("moved_share")
     if moved:
         yield f"training had moved the logits {format_count(1 / moved)} times as far"

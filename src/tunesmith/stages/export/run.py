@@ -15,6 +15,7 @@ from torch import nn
 from tunesmith import hub
 from tunesmith.modeling.adapters import load_adapter, merge_adapter
 from tunesmith.modeling.load import DTYPES, load_model, pick_device, resolve_attention, resolve_precision
+from tunesmith.planner import hardware
 from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
@@ -79,6 +80,15 @@ class Export:
         attention = resolve_attention(self.spec.model.attention, self.device, dtype)
         return load_model(path, dtype=dtype, attention=attention, device=self.device)
 
+    def fits_in_fp32(self) -> bool:
+        """Whether one fp32 model fits into the device's free memory. Files hold 2 bytes a weight, or 4."""
+        size = sum(path.stat().st_size for path in self.files.path.glob("*.safetensors"))
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+        else:
+            free = hardware.detect().ram_available_bytes
+        return 2.5 * size < free
+
     def producer(self) -> dict[str, Any]:
         return {
             "stage": INFO.name,
@@ -102,17 +112,14 @@ class Export:
 def _merged(export: Export) -> dict[str, Artifact]:
     """The merged model, proven equal to what was trained before it becomes true under its name."""
     run = export.run
-    # Where formats differ the sum is made in fp32 and rounded once, to what is exported.
-    merged = export.trained(export.trained_in if export.trained_in == export.precision else "fp32")
-    if export.has_adapter:
-        merged = merge_adapter(merged)
+    merged, merge_proof = _merge(export)
     export.leave_if_asked()
     with run.store.create("Model", run.stage_key, producer=export.producer()) as draft:
         _write_model(draft.path, merged.to(DTYPES[export.precision]), export.tokenizer)
         del merged
         (draft.path / "README.md").write_bytes(export.card("merged model").encode("utf-8", "backslashreplace"))
         run.record("export", "export/written", sum(path.stat().st_size for path in draft.path.iterdir()), unit="bytes")
-        parity = _prove(export, draft.path)  # reads the files back from the disk
+        parity = {**_prove(export, draft.path), "merge": merge_proof}  # reads the files back from the disk
         draft.notes |= {
             "precision": export.precision,
             "max_abs_logit_difference": parity["max_abs_logit_difference"],
@@ -125,6 +132,22 @@ def _merged(export: Export) -> dict[str, Artifact]:
     run.record("export", "export/max_abs_logit_difference", parity["max_abs_logit_difference"])
     run.record("export", "export/parity_equal", parity["equal"], unit="answers")
     return {"export": model, "parity": draft.artifact}
+
+
+def _merge(export: Export) -> tuple[nn.Module, dict[str, Any] | None]:
+    """The plain model, and the proof of the merge (None: no adapter, or proven anyway by the files in fp32).
+
+    The sum is made in fp32 and rounded once, to what is exported, wherever an fp32 model fits into memory.
+    """
+    dtype = "fp32" if export.fits_in_fp32() else export.trained_in
+    trained = export.trained(dtype)
+    if not export.has_adapter:
+        return trained, None
+    if proof.coarser(export.trained_in, export.precision) == "fp32":
+        return merge_adapter(trained), None
+    merge_proof = proof.MergeProof(trained, export.dataset, dtype)
+    merged = merge_adapter(trained)
+    return merged, merge_proof.compare(merged)
 
 
 def _prove(export: Export, folder: Path) -> dict[str, Any]:
