@@ -2,7 +2,7 @@
 
 The limits of stages/export/proof.py come from here. Random adapters on models of 2 to 64 layers, each trained and exported
 number format; differences of logits in rounding steps of the largest logit of a row, the largest over all rows. `wrong`:
-the same merge with a mistake in it (the scale 5 % off; the adapter of one v_proj left out). Takes some minutes on 2 cores.
+the same merge with a mistake in it (the scale 5 % off; the adapter of one v_proj left out); in fp32 and in bf16.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tunesmith.recipe import Lora
 from tunesmith.stages.export.proof import ROUNDING, STEPS, coarser
 
 CPU = torch.device("cpu")
-FORMATS = (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16"), ("bf16", "fp32"), ("fp32", "fp16"))
+FORMATS = (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16"), ("fp32", "fp16"))
 UPDATES = (0.02, 0.002)  # standard deviation of B: a strong adapter and a weak one
-ROWS, LENGTH = 8, 48
+ROWS, LENGTH = 4, 48
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
 
 def models() -> Iterator[tuple[str, Path]]:
     yield "tunesmith-tiny (5 layers, trained)", ROOT / "src" / "tunesmith" / "hub" / "builtin" / "tunesmith-tiny"
-    for width, layers, vocabulary, spread in ((64, 2, 512, 0.02), (256, 24, 2048, 0.02), (256, 24, 2048, 0.06), (512, 12, 4096, 0.02), (128, 64, 1024, 0.05)):  # fmt: skip
+    for width, layers, vocabulary, spread in ((64, 2, 512, 0.02), (256, 24, 2048, 0.06), (512, 12, 4096, 0.02), (128, 64, 1024, 0.05)):  # fmt: skip
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=vocabulary, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
@@ -92,7 +92,8 @@ def measure(folder: Path, adapter: Path, ids: list[torch.Tensor], trained_in: st
 
     reference, step = trained(trained_in), ROUNDING[coarser(trained_in, exported_in)]
     right = steps(reference, merged(), ids, step)
-    wrong = {name: steps(reference, merged(spoil), ids, step) for name, spoil in MISTAKES.items()}
+    mistakes = MISTAKES if trained_in == exported_in else {}
+    wrong = {name: steps(reference, merged(spoil), ids, step) for name, spoil in mistakes.items()}
     return {"right": round(right, 2), "wrong": {name: round(value, 2) for name, value in wrong.items()}}
 
 
