@@ -60,9 +60,7 @@ def test_merged_is_the_adapter_in_logits_and_greedy_answers(
 
 
 @pytest.fixture(scope="module")
-def exported(
-    model_dir: Path, adapter_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Artifact]:
+def exported(model_dir: Path, adapter_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     small = evaluated(tmp_path_factory.mktemp("work"), model_dir, adapter_dir)
     small.evaluate()
     return small.export()
@@ -101,7 +99,9 @@ def test_the_adapter_loads_with_peft(exported: dict[str, Artifact], model_dir: P
     assert AutoTokenizer.from_pretrained(exported["adapter"].path).chat_template
 
 
-def test_the_template_in_the_exported_tokenizer_renders_the_same(exported: dict[str, Artifact], model_dir: Path) -> None:
+def test_the_template_in_the_exported_tokenizer_renders_the_same(
+    exported: dict[str, Artifact], model_dir: Path
+) -> None:
     from transformers import AutoTokenizer
 
     from tunesmith.text.example import Message
@@ -133,7 +133,12 @@ def test_a_named_template_is_written_into_the_exported_tokenizer(
 def test_below_fp32_the_merge_is_proven_in_fp32_and_the_files_within_the_tolerance(
     model_dir: Path, adapter_dir: Path, tmp_path: Path, trained: str, exported: str
 ) -> None:
-    settings = [f"model.precision={trained}", f"export.dtype={exported}", "gate.require=none", "evaluate.max_new_tokens=6"]
+    settings = [
+        f"model.precision={trained}",
+        f"export.dtype={exported}",
+        "gate.require=none",
+        "evaluate.max_new_tokens=6",
+    ]
     small = evaluated(tmp_path, model_dir, adapter_dir, overrides=settings)
     small.evaluate()
     made = small.export()
@@ -144,7 +149,10 @@ def test_below_fp32_the_merge_is_proven_in_fp32_and_the_files_within_the_toleran
     assert parity["max_abs_logit_difference"] <= parity["tolerance"]
     assert parity["verdict"] in ("equal", "within tolerance")
     assert parity["equal"] == parity["n"] == 8
-    assert json.loads((made["export"].path / "config.json").read_text())["dtype"] == {"bf16": "bfloat16", "fp32": "float32"}[exported]
+    assert (
+        json.loads((made["export"].path / "config.json").read_text())["dtype"]
+        == {"bf16": "bfloat16", "fp32": "float32"}[exported]
+    )
 
 
 # ------------------------------------------------------------------------------------------------- proofs that must fail
@@ -165,11 +173,11 @@ def test_a_wrong_merge_is_refused_and_nothing_is_exported(
     small = evaluated(tmp_path, model_dir, adapter_dir, overrides=settings, num_items=3)
     small.evaluate()
     monkeypatch.setattr(export_stage, "merge_adapter", spoiled_scale)
-    with pytest.raises(ModelError, match=r"EXP-003 the (merged|exported) model's logits differ .* on row \d+(?s:.*)fp32: 256"):
+    with pytest.raises(
+        ModelError, match=r"EXP-003 the (merged|exported) model's logits differ .* on row \d+(?s:.*)fp32: 256"
+    ):
         small.export()
     assert not list((tmp_path / "artifacts" / "model").glob("[!.]*"))
-
-
 
 
 def test_another_greedy_answer_is_refused_in_fp32_and_judged_by_the_margin_below(
@@ -235,7 +243,9 @@ def test_a_held_model_is_neither_exported_nor_handed_out_nor_served(
     small = evaluated(tmp_path / "work", model_dir, adapter_dir, right="base")
     evaluation = small.evaluate()
     assert evaluation.notes["gate"] == "hold"
-    with pytest.raises(GateError, match=r"EXP-001 gate: the gate says hold: the gain in exact_match is -1\.000") as held:
+    with pytest.raises(
+        GateError, match=r"EXP-001 gate: the gate says hold: the gain in exact_match is -1\.000"
+    ) as held:
         small.export()
     assert held.value.exit_status == 3
     # An export of an earlier judgement may still lie there: the gate that holds now counts.
@@ -263,7 +273,7 @@ def test_a_delivered_folder_is_whole_names_no_machine_and_replaces_nothing(
 
     small = evaluated(tmp_path / "work", model_dir, adapter_dir)
     small.evaluate()
-    with pytest.raises(UsageError, match="EXP-004 .*exported no merged model"):
+    with pytest.raises(UsageError, match=r"EXP-004 .*exported no merged model"):
         deliver(small.run, tmp_path / "out")
     small.export()
     folder = deliver(small.run, tmp_path / "out")
@@ -271,10 +281,10 @@ def test_a_delivered_folder_is_whole_names_no_machine_and_replaces_nothing(
     assert not (folder / "manifest.json").exists()
     for path in folder.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), f"{path.name} names a folder of this machine"
-    with pytest.raises(FileError, match="EXP-005 .*is not empty"):
+    with pytest.raises(FileError, match=r"EXP-005 .*is not empty"):
         deliver(small.run, folder)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileError, match="EXP-005 .*is no folder"):
+    with pytest.raises(FileError, match=r"EXP-005 .*is no folder"):
         deliver(small.run, tmp_path / "file")
 
 
@@ -282,7 +292,14 @@ def test_sampling_settings_of_the_base_do_not_change_what_was_evaluated(
     tiny_model_dir: Path, adapter_dir: Path, tmp_path: Path
 ) -> None:
     base = speaker(tmp_path / "base", tiny_model_dir)
-    settings = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.3, "eos_token_id": 4}
+    settings = {
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_k": 20,
+        "top_p": 0.9,
+        "repetition_penalty": 1.3,
+        "eos_token_id": 4,
+    }
     (base / "generation_config.json").write_text(json.dumps(settings))
     small = evaluated(tmp_path / "work", base, adapter_dir, num_items=3, overrides=["gate.require=none"])
     small.evaluate()

@@ -128,7 +128,9 @@ def test_the_context_ends_an_answer_and_no_neighbour(kind: str, request: pytest.
 
 
 def test_a_prompt_that_fills_the_context_is_named(model: nn.Module) -> None:
-    with pytest.raises(DataError, match=rf"EVL-001 the prompt of row 1 \(test\) has {CONTEXT} tokens; the model reads {CONTEXT}"):
+    with pytest.raises(
+        DataError, match=rf"EVL-001 the prompt of row 1 \(test\) has {CONTEXT} tokens; the model reads {CONTEXT}"
+    ):
         ask(model, ragged([4, CONTEXT]), [], 2, 5)
 
 
@@ -155,7 +157,9 @@ def test_a_batch_that_does_not_fit_is_cut_and_nothing_is_lost(
     monkeypatch.setattr(generation, "_decode", tiny_device)
     with pytest.raises(ModelError, match="EVL-012 one prompt alone does not fit"):
         ask(model, ITEMS, [], 4, 6)
-    monkeypatch.setattr(fitting.torch, "distributed", SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True))
+    monkeypatch.setattr(
+        fitting.torch, "distributed", SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True)
+    )
     with pytest.raises(torch.OutOfMemoryError):
         ask(model, ITEMS, [], 4, 6)
 

@@ -73,9 +73,7 @@ def test_packed_rows_give_the_same_losses(tiny_model_dir: Path, dataset: Dataset
     np.testing.assert_allclose(packed[1], plain[1])
 
 
-def test_a_group_that_does_not_fit_is_cut(
-    model: nn.Module, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_group_that_does_not_fit_is_cut(model: nn.Module, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = row_losses(model, dataset, [4, 9, 1, 12, 3])
     inner = perplexity.learned_nll
 

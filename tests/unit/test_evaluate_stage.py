@@ -50,7 +50,10 @@ def lines(made: Evaluated, file: str) -> list[dict]:
 
 def test_parts_are_apart_and_the_kinds_of_change_add_up(small: Evaluated) -> None:
     found = read(small)
-    assert {part: (values["n"], values["items"]) for part, values in found["parts"].items()} == {"test": (8, 8), "texts": (3, 0)}
+    assert {part: (values["n"], values["items"]) for part, values in found["parts"].items()} == {
+        "test": (8, 8),
+        "texts": (3, 0),
+    }
     match = found["parts"]["test"]["metrics"]["exact_match"]
     assert match["items"] == {"fixed": 8, "broken": 0, "still right": 0, "still wrong": 0}
     assert (match["base"]["value"], match["tuned"]["value"], match["gain"]["value"]) == (0.0, 1.0, 1.0)
@@ -68,7 +71,9 @@ def test_perplexity_is_paired_by_row_and_its_rows_are_kept(small: Evaluated) -> 
     assert len(losses) == 11
     for part, values in read(small)["parts"].items():
         own = [entry for entry in losses if entry["part"] == part]
-        base, tuned, weight = (np.array(column) for column in zip(*[(*e["nll"], e["weight"]) for e in own], strict=True))
+        base, tuned, weight = (
+            np.array(column) for column in zip(*[(*e["nll"], e["weight"]) for e in own], strict=True)
+        )
         found = values["metrics"]["perplexity"]
         assert found["base"]["value"] == pytest.approx(math.exp(base.sum() / weight.sum()), rel=1e-6)
         assert found["tuned"]["value"] == pytest.approx(math.exp(tuned.sum() / weight.sum()), rel=1e-6)
@@ -78,7 +83,9 @@ def test_perplexity_is_paired_by_row_and_its_rows_are_kept(small: Evaluated) -> 
 
 
 def asked_models(made: Evaluated) -> list[str]:
-    return [event.name for event in made.run.events() if event.name.endswith("_rows") and event.name.startswith("evaluate/")]
+    return [
+        event.name for event in made.run.events() if event.name.endswith("_rows") and event.name.startswith("evaluate/")
+    ]
 
 
 def test_the_base_is_asked_once_for_several_trainings_and_a_changed_metric_asks_nobody(
@@ -105,7 +112,11 @@ def test_the_base_is_asked_once_for_several_trainings_and_a_changed_metric_asks_
 def test_answers_that_no_text_holds_and_losses_that_no_number_is_are_written(
     small: Evaluated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = small.again("evaluate.metrics=[exact_match, token_f1]", "gate.metric=perplexity", "evaluate.metrics=[exact_match, perplexity]")
+    odd = small.again(
+        "evaluate.metrics=[exact_match, token_f1]",
+        "gate.metric=perplexity",
+        "evaluate.metrics=[exact_match, perplexity]",
+    )
     inner = stage.answers_of
 
     def spoiled(who: str, *rest: object) -> Side:
@@ -138,7 +149,9 @@ def test_plain_text_alone_is_judged_by_perplexity(models: tuple[Path, Path], tmp
     assert found["gate"]["verdict"] == ("ship" if found["gate"]["low"] > 0 else "hold")
     assert lines(made, "answers.jsonl") == []
     fixed = made.again("gate.metric=exact_match")
-    with pytest.raises(DataError, match=r"EVL-011 gate\.metric: .*none of the 8 held-out rows asks anything(?s:.*)perplexity"):
+    with pytest.raises(
+        DataError, match=r"EVL-011 gate\.metric: .*none of the 8 held-out rows asks anything(?s:.*)perplexity"
+    ):
         fixed.evaluate("e2")
 
 
@@ -187,7 +200,7 @@ def test_an_own_metric_decides_and_a_broken_one_is_told_before_a_model_loads(
     assert read(asked)["gate"]["metric"] == "own.py:judge"
     assert read(asked)["overall"]["metrics"]["own.py:judge"]["tuned"]["value"] == 1.0
     own.write_text("def judge(expected, answer, item):\n    return 2\n")
-    with pytest.raises(QuestionError, match="EVL-004 .*changed since it was allowed"):
+    with pytest.raises(QuestionError, match=r"EVL-004 .*changed since it was allowed"):
         asked.evaluate("e7")
     asked.run.allowed_code = {name: hashlib.sha256(own.read_bytes()).hexdigest()}
     monkeypatch.setattr(stage, "answers_of", lambda *_: pytest.fail("a model was asked"))
@@ -213,7 +226,12 @@ GOOD = Gain(0.2, 0.1, 0.3, 100, 30, 0.13)
         (Gain(0.2, 0.0, 0.4, 100, 30, 0.13), [], "hold", r"is not above 0 "),
         (Gain(-0.2, -0.3, -0.1, 100, 30, 0.13), [], "hold", r"gain in exact_match is -0\.200"),
         (Gain(1.0, 0.4, 1.0, 5, 5, 1.2), [], "hold", r"differ in exact_match on 5 of 5 rows; fewer than 6 "),
-        (Gain(1.0, 0.4, 1.0, 7, 7, 1.2), ["evaluate.confidence=0.99"], "hold", "fewer than 8 cannot show a gain at 99%"),
+        (
+            Gain(1.0, 0.4, 1.0, 7, 7, 1.2),
+            ["evaluate.confidence=0.99"],
+            "hold",
+            "fewer than 8 cannot show a gain at 99%",
+        ),
         (Gain(math.nan, math.nan, math.nan, 9, 9, math.nan), [], "hold", "is no number"),
         (None, [], "hold", "nothing that is held out can be measured by exact_match"),
         (None, ["gate.require=none"], "ship", "nothing was demanded"),

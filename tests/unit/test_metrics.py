@@ -66,7 +66,12 @@ def test_a_metric_gives_the_value_worked_out_by_hand(metric: str, expected: str,
 
 @pytest.mark.parametrize(
     ("expected", "answer"),
-    [("The cat sat on the mat.", "the cat is on a mat"), ("x_y-z 12.5", "X Y 12"), ("one two three two", "two one two"), ("a", "b")],
+    [
+        ("The cat sat on the mat.", "the cat is on a mat"),
+        ("x_y-z 12.5", "X Y 12"),
+        ("one two three two", "two one two"),
+        ("a", "b"),
+    ],
 )
 def test_rouge_l_on_ascii_is_that_of_the_package(expected: str, answer: str) -> None:
     from rouge_score.rouge_scorer import RougeScorer
@@ -77,7 +82,13 @@ def test_rouge_l_on_ascii_is_that_of_the_package(expected: str, answer: str) -> 
 
 def test_own_metrics_of_files_with_one_name_are_told_apart() -> None:
     asked = ["/a/x/own.py:f", "/b/x/own.py:f", "/b/own.py:f", "/b/other.py:f", "exact_match"]
-    assert list(shown_names(asked).values()) == ["a/x/own.py:f", "b/x/own.py:f", "b/own.py:f", "other.py:f", "exact_match"]
+    assert list(shown_names(asked).values()) == [
+        "a/x/own.py:f",
+        "b/x/own.py:f",
+        "b/own.py:f",
+        "other.py:f",
+        "exact_match",
+    ]
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest_name() -> None:
@@ -129,7 +140,7 @@ def test_a_metric_that_fails_is_named_with_the_item_and_the_exception(own_metric
 def test_a_metric_that_leaves_python_is_answered_like_any_other(own_metric: Path) -> None:
     own_metric.write_text("import sys\ndef first_word(expected, answer, item):\n    sys.exit(0)\n")
     name = f"{own_metric}:first_word"
-    with pytest.raises(DataError, match="EVL-006 .*raised SystemExit"):
+    with pytest.raises(DataError, match=r"EVL-006 .*raised SystemExit"):
         score(load_metric(name, allowed(name)), "yes", "yes", ITEM)
 
 
@@ -148,7 +159,7 @@ def test_a_file_of_a_metric_may_hold_dataclasses_and_takes_no_known_name(own_met
 
 @pytest.mark.parametrize("value", [1.01, -0.5, math.nan, None, "good"])
 def test_a_score_outside_of_zero_to_one_is_refused(value: object) -> None:
-    with pytest.raises(DataError, match="EVL-006 .*returned"):
+    with pytest.raises(DataError, match=r"EVL-006 .*returned"):
         score(Metric("odd", lambda expected, answer, item: value), "yes", "yes", ITEM)  # type: ignore[arg-type,return-value]
 
 
@@ -161,7 +172,7 @@ def test_a_file_without_that_function_names_those_it_has(own_metric: Path) -> No
 def test_a_file_that_cannot_be_loaded_says_why(own_metric: Path) -> None:
     own_metric.write_text("1 / 0\n")
     name = f"{own_metric}:first_word"
-    with pytest.raises(RecipeError, match="EVL-005 .*ZeroDivisionError"):
+    with pytest.raises(RecipeError, match=r"EVL-005 .*ZeroDivisionError"):
         load_metric(name, allowed(name))
-    with pytest.raises(RecipeError, match="EVL-005 .*cannot be read"):
+    with pytest.raises(RecipeError, match=r"EVL-005 .*cannot be read"):
         load_metric(f"{own_metric.parent}/none.py:f", {})

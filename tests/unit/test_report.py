@@ -133,9 +133,7 @@ def test_a_held_run_says_why_and_offers_no_chat(small: Evaluated) -> None:
     assert "tunesmith init" in page
 
 
-def test_what_models_and_rows_say_is_shown_and_never_obeyed(
-    small: Evaluated, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_models_and_rows_say_is_shown_and_never_obeyed(small: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = read_answers(small)
     entries[0] |= {"tuned": HOSTILE + "\ud800" + "x" * 5000, "base": "", "expected": f"'\"{HOSTILE}", "part": HOSTILE}
     entries[0]["messages"] = [{"role": HOSTILE, "content": HOSTILE * 200}]
@@ -148,7 +146,13 @@ def test_what_models_and_rows_say_is_shown_and_never_obeyed(
 
 def test_a_run_that_failed_says_where_why_and_what_to_do(tmp_path: Path) -> None:
     run = Run.open_or_create(tmp_path, parse_recipe("data: {sources: rows.jsonl}"))
-    problem = {"code": "DAT-031", "where": "data.sources", "what": f"no row in {HOSTILE}", "expected": "rows", "fix": "check the files"}
+    problem = {
+        "code": "DAT-031",
+        "where": "data.sources",
+        "what": f"no row in {HOSTILE}",
+        "expected": "rows",
+        "fix": "check the files",
+    }
     many = [{**problem, "where": f"rows.jsonl:{number}"} for number in range(12)]
     run.record("prepare", "stage/failed", {"error": "DAT-031", "what": "no rows", "exit_status": 65, "problems": many})
     page = page_of(run)

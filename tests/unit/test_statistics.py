@@ -113,7 +113,10 @@ def test_an_interval_holds_the_truth_as_often_as_it_says(kind: str, monkeypatch:
             gain = perplexity_gain(base, base - weight * draw.normal(0.3, 0.2, n), weight, 0.8, seed)
             truth = math.exp(1.35) - math.exp(1.05)
         elif kind == "shares":
-            base, tuned = (hard < 0.3).astype(float), (draw.uniform(0, 1, n) < np.where(hard < 0.3, 0.9, 0.4)).astype(float)
+            base, tuned = (
+                (hard < 0.3).astype(float),
+                (draw.uniform(0, 1, n) < np.where(hard < 0.3, 0.9, 0.4)).astype(float),
+            )
             gain, truth = paired_gain(base, tuned, 0.8, seed), 0.3 * 0.9 + 0.7 * 0.4 - 0.3
         else:
             base = hard
@@ -139,7 +142,9 @@ def test_the_detectable_gain_shrinks_with_the_root_of_the_items() -> None:
     # standard deviation 0.50252, z 1.95996 + 0.84162
     found = paired_gain([0.0] * 100, [0.0, 1.0] * 50, 0.95, 0)
     assert found.detectable == pytest.approx(2.80158 * 0.502519 / 10, abs=1e-5)
-    assert paired_gain([0.0] * 400, [0.0, 1.0] * 200, 0.95, 0).detectable == pytest.approx(found.detectable / 2, rel=0.01)
+    assert paired_gain([0.0] * 400, [0.0, 1.0] * 200, 0.95, 0).detectable == pytest.approx(
+        found.detectable / 2, rel=0.01
+    )
 
 
 def test_shares_show_no_gain_below_the_smallest_number_of_changed_items() -> None:

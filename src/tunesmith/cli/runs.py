@@ -87,6 +87,4 @@ def _print_comparison(found: dict[str, Any]) -> None:
     for part in dict.fromkeys([*first["scores"], *second["scores"]]):
         for name in dict.fromkeys([*first["scores"].get(part, {}), *second["scores"].get(part, {})]):
             old, new = (side["scores"].get(part, {}).get(name) for side in (first, second))
-            click.echo(
-                f"  {part}, {name}: {format_score(old)} -> {format_score(new)}"
-            )
+            click.echo(f"  {part}, {name}: {format_score(old)} -> {format_score(new)}")

@@ -94,7 +94,9 @@ def bars(rows: Sequence[tuple[str, float, str, str]], most: float) -> str:
     for label, number, text, kind in rows:
         share = _share(number / most if most else 0.0)
         fill = f'<i class="{kind}" style="width:{share}"></i>'
-        out.append(f'<div class="bar"><span>{escape(label)}</span><div class="track">{fill}</div><b>{escape(text)}</b></div>')
+        out.append(
+            f'<div class="bar"><span>{escape(label)}</span><div class="track">{fill}</div><b>{escape(text)}</b></div>'
+        )
     return f'<div class="bars">{"".join(out)}</div>'
 
 
@@ -112,9 +114,7 @@ def stack(pieces: Sequence[tuple[str, int, str]]) -> str:
         for label, count, kind in pieces
         if count
     )
-    keys = "".join(
-        f'<span class="key {kind}">{escape(label)} <b>{count:,}</b></span>' for label, count, kind in pieces
-    )
+    keys = "".join(f'<span class="key {kind}">{escape(label)} <b>{count:,}</b></span>' for label, count, kind in pieces)
     return f'<div class="stack">{fills}</div><div class="keys">{keys}</div>'
 
 

@@ -108,9 +108,9 @@ def _lines(artifact: Artifact, file: str) -> Iterator[dict[str, Any]]:
 def _curves(events: list[Event]) -> dict[str, list[tuple[float, float]]]:
     curves: dict[str, list[tuple[float, float]]] = {name: [] for name in CURVES}
     for event in events:
-        if event.name in curves and event.step is not None and isinstance(event.value, (int, float)):
-            if math.isfinite(event.value):  # what is not is among the notes
-                curves[event.name].append((event.step, float(event.value)))
+        is_number = isinstance(event.value, (int, float)) and math.isfinite(event.value)  # the rest is among the notes
+        if event.name in curves and event.step is not None and is_number:
+            curves[event.name].append((event.step, float(event.value)))
     return {name: _thinned(sorted(points)) for name, points in curves.items() if points}
 
 

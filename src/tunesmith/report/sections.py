@@ -135,7 +135,9 @@ def scores(facts: dict[str, Any]) -> str:
         "A gain is paired, item by item, and positive where the tuned model is better.</p>"
     ]
     for part, found in evaluation["parts"].items():
-        rows = f"{found['n']:,} rows" if found["items"] == found["n"] else f"{found['n']:,} rows, {found['items']:,} asked"
+        rows = (
+            f"{found['n']:,} rows" if found["items"] == found["n"] else f"{found['n']:,} rows, {found['items']:,} asked"
+        )
         out.append(f"<h3>{escape(part)} <small>{rows}</small></h3>")
         out += [_metric(name, values) for name, values in found["metrics"].items()]
     return _section("Scores", "".join(out))
@@ -240,7 +242,9 @@ def data(facts: dict[str, Any]) -> str:
         for name, values in statistics["splits"].items()
         if values["rows"]
     )
-    heads = "".join(f"<th class='number'>{head}</th>" for head in ("rows", "tokens", "learned", "length p50 / p99 / max"))
+    heads = "".join(
+        f"<th class='number'>{head}</th>" for head in ("rows", "tokens", "learned", "length p50 / p99 / max")
+    )
     table = f"<div class='scroll'><table><tr><th>split</th>{heads}</tr>{rows}</table></div>"
     formats = ", ".join(f"{name} ({count:,})" for name, count in statistics["formats"].items())
     told = (
@@ -329,7 +333,9 @@ def parity(facts: dict[str, Any]) -> str:
     out = []
     for found in facts["parity"].values():
         if found:
-            equal = f"{found['equal']:,} of {found['n']:,} greedy answers equal" if found["n"] else "no answers to compare"
+            equal = (
+                f"{found['equal']:,} of {found['n']:,} greedy answers equal" if found["n"] else "no answers to compare"
+            )
             told = [equal, *_logits(found), *_rendering(found)]
             kind = "outside" if found["verdict"] == "different" else "inside"
             out.append(
@@ -386,7 +392,9 @@ def _told(value: Any) -> str:
 
 def provenance(facts: dict[str, Any]) -> str:
     environment = facts["environment"] or {}
-    packages = ", ".join(f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version)
+    packages = ", ".join(
+        f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version
+    )
     machine = [
         str(environment.get("cpu", "")),
         f"{environment['cores']} cores" if "cores" in environment else "",
@@ -398,7 +406,9 @@ def provenance(facts: dict[str, Any]) -> str:
         for name, found in facts["artifacts"].items()
     )
     spent = facts["status"]["seconds"]
-    seconds = ", ".join(f"{stage} {format_seconds(spent[stage])}" for stage in facts["status"]["stages"] if stage in spent)
+    seconds = ", ".join(
+        f"{stage} {format_seconds(spent[stage])}" for stage in facts["status"]["stages"] if stage in spent
+    )
     out = [f"<p>{escape('; '.join(part for part in machine if part))}.</p>" if any(machine) else ""]
     out.append(f"<p>Time by stage: {escape(seconds)}.</p>" if seconds else "")
     parent = facts["parent"]

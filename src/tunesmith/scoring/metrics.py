@@ -25,7 +25,9 @@ from tunesmith.errors import DataError, QuestionError, RecipeError
 from tunesmith.scoring.items import Item
 
 PERPLEXITY = "perplexity"
-LOWER_IS_BETTER = frozenset({PERPLEXITY})  # of all metrics; a gain is positive where tuned is better, whatever the metric
+LOWER_IS_BETTER = frozenset(
+    {PERPLEXITY}
+)  # of all metrics; a gain is positive where tuned is better, whatever the metric
 
 # Scripts that write no blanks between words: kana and Han. There each character counts as a word.
 NO_BLANKS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -218,7 +220,9 @@ def _custom(name: str, path: Path, function: str, allowed_code: Mapping[str, str
         exec(compile(source, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         what = f"{path} fails when it is loaded: {error!r}"
-        raise _unusable(name, what, "a file that loads and stands alone: the standard library and installed packages") from error
+        raise _unusable(
+            name, what, "a file that loads and stands alone: the standard library and installed packages"
+        ) from error
     found = getattr(module, function, None)
     if not callable(found):
         defined = [key for key, value in vars(module).items() if isinstance(value, types.FunctionType)]

@@ -45,9 +45,7 @@ def stream_perplexity(
     on_batch: Callable[[], None] | None = None,
 ) -> Perplexity:
     """Loss over the learned tokens of some examples together; see `row_losses`."""
-    nll_N, weight_N = row_losses(
-        model, dataset, examples, batch_tokens=batch_tokens, layout=layout, on_batch=on_batch
-    )
+    nll_N, weight_N = row_losses(model, dataset, examples, batch_tokens=batch_tokens, layout=layout, on_batch=on_batch)
     return Perplexity(float(nll_N.sum()), float(weight_N.sum()))
 
 

@@ -7,6 +7,6 @@ INFO = StageInfo(
     needs=("dataset", "model"),
     makes=("evaluation",),
     version=2,
-    keys=("evaluate", "gate", "model", "seed"),
+    keys=("evaluate", "gate", "model"),
     externals="tunesmith.stages.evaluate.externals:externals",
 )

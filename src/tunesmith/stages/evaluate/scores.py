@@ -43,9 +43,7 @@ class Scores:
     seed: int
 
     @classmethod
-    def of(
-        cls, spec: Recipe, metrics: Sequence[Metric], rows: Sequence[HeldOut], base: Side, tuned: Side
-    ) -> Scores:
+    def of(cls, spec: Recipe, metrics: Sequence[Metric], rows: Sequence[HeldOut], base: Side, tuned: Side) -> Scores:
         """Every answer judged by every metric. Raises DataError EVL-006 when one fails on an answer."""
         items = [row.item for row in rows if row.item is not None]
         by_item = {

@@ -7,7 +7,7 @@ INFO = StageInfo(
     needs=("dataset", "model", "evaluation"),
     makes=("export", "parity", "adapter"),
     version=2,
-    keys=("name", "export", "model", "gate.require"),
+    keys=("export", "model", "gate.require"),
     externals="tunesmith.stages.export.externals:externals",
     switches={"export": "export.merged", "parity": "export.merged", "adapter": "export.adapter"},
 )

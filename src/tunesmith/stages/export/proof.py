@@ -125,7 +125,12 @@ class MergeProof:
         for example, before_KV, after_KV in zip(self.examples, self.before, self._logits(merged), strict=True):
             difference = _difference_of(after_KV, before_KV, self.precision, self.dataset.row(example), "merged")
             largest = max(largest, difference.steps)
-        return {"precision": self.precision, "rows": len(self.examples), "steps": largest, "limit": STEPS[self.precision]}
+        return {
+            "precision": self.precision,
+            "rows": len(self.examples),
+            "steps": largest,
+            "limit": STEPS[self.precision],
+        }
 
 
 def _few_positions(batch: Batch) -> Batch:
