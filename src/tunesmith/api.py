@@ -101,11 +101,13 @@ def evaluate(recipe: RecipeLike, **options: Any) -> Outcome:
 
 def export(recipe: RecipeLike, *, to: Path | str | None = None, **options: Any) -> Outcome:
     """Up to the exported files. to: also copy the merged model there, every hash checked."""
-    outcome = run(recipe, until="export", **options)
-    if to is not None:
-        from tunesmith.stages.export.run import export_to
+    if to is None:
+        return run(recipe, until="export", **options)
+    from tunesmith.stages.export.delivery import deliver, refuse_full
 
-        export_to(outcome.run, Path(to))
+    refuse_full(Path(to))  # before hours of work, not after
+    outcome = run(recipe, until="export", **options)
+    deliver(outcome.run, Path(to))
     return outcome
 
 

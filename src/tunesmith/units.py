@@ -70,3 +70,17 @@ def format_count(count: float) -> str:
 
 def format_rate(per_second: float, noun: str = "tokens") -> str:
     return f"{format_count(per_second)} {noun}/s"
+
+
+def format_score(value: float | None) -> str:
+    """A metric's value in about four figures: 0.9167 -> '0.917', 293.41 -> '293.4', 12345.6 -> '12,346'; None -> '-'."""
+    if value is None:
+        return "-"
+    size = abs(value)
+    digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    return f"{value:,.{digits}f}" if size < 1e7 else f"{value:.3g}"
+
+
+def format_gain(value: float | None) -> str:
+    """As `format_score`, with its sign: '+0.917'."""
+    return "-" if value is None else f"{'+' if value >= 0 else '-'}{format_score(abs(value))}"

@@ -73,3 +73,21 @@ def test_figures_of_the_readme_are_the_stored_ones() -> None:
             value = value[part]
         digits = len(shown.partition(".")[2])
         assert f"{value:.{digits}f}" == shown.replace(",", ""), f"{file} {path} is {value}, the README says {shown}"
+
+
+def test_the_metric_of_the_evaluation_page_does_what_it_says(tmp_path: Path) -> None:
+    import hashlib
+
+    from tunesmith.scoring.items import Item
+    from tunesmith.scoring.metrics import load_metric, score
+
+    (source,) = blocks(ROOT / "docs" / "evaluate.md", "python")
+    path = tmp_path / "intent.py"
+    path.write_text(source)
+    name = f"{path}:same_intent"
+    metric = load_metric(name, {name: hashlib.sha256(path.read_bytes()).hexdigest()})
+    item = Item(0, "test", (), "", (1,))
+    assert metric.name == "intent.py:same_intent"
+    assert score(metric, '{"intent": "refund"}', '{"intent": "refund", "more": 1}', item) == 1
+    assert score(metric, '{"intent": "refund"}', '{"intent": "repair"}', item) == 0
+    assert score(metric, '{"intent": "refund"}', "no idea", item) == 0

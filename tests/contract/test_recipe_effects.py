@@ -227,6 +227,7 @@ def evaluation(bench: Bench, overrides: tuple[str, ...]) -> Any:
     spec = bench.recipe((*QUICK, f"model.base={bench.tiny}", *overrides))
     run = _fresh_run(bench, spec, finished.workspace)
     inputs = {**finished.outputs("prepare"), **finished.outputs("train")}
+    run.store.find = lambda kind, id, **options: None  # type: ignore[method-assign]  # answers kept would not be asked again
     made = evaluate(spec, inputs, run)["evaluation"]
     told = json.loads((made.path / "evaluation.json").read_bytes())
     answers = [json.loads(line) for line in (made.path / "answers.jsonl").read_text().splitlines()]
@@ -237,11 +238,14 @@ def evaluation(bench: Bench, overrides: tuple[str, ...]) -> Any:
 
 def verdict(bench: Bench, overrides: tuple[str, ...]) -> Any:
     """The gate's judgement of a model that is a little better by one metric and much better by the other."""
-    from tunesmith.stages.evaluate.gate import judge
+    from tunesmith.scoring.statistics import paired_gain
+    from tunesmith.stages.evaluate.gate import judge, judged_metric
 
     base = {"exact_match": [0.0] * 20, "token_f1": [0.0] * 20}
     tuned = {"exact_match": [1.0] * 5 + [0.0] * 15, "token_f1": [1.0] * 15 + [0.0] * 5}
-    return judge(bench.recipe(overrides), base, tuned)
+    spec = bench.recipe(overrides)
+    gains = {name: paired_gain(base[name], tuned[name], spec.evaluate.confidence, spec.seed) for name in base}
+    return judge(spec, judged_metric(spec, has_items=True), gains)
 
 
 def exported(bench: Bench, overrides: tuple[str, ...]) -> Any:
@@ -274,10 +278,12 @@ def endpoint(bench: Bench, overrides: tuple[str, ...]) -> Any:
 
     spec = bench.recipe(overrides)
     (bench.folder / "served").mkdir(exist_ok=True)
-    export = {"export": SimpleNamespace(path=bench.tiny)}
-    run = SimpleNamespace(
-        id="r", path=bench.folder / "served", recipe=spec, outputs=lambda s: export if s == "export" else None
-    )
+    (bench.folder / "served" / "evaluation.json").write_text('{"gate": {"verdict": "ship"}}')
+    made = {
+        "export": {"export": SimpleNamespace(path=bench.tiny)},
+        "evaluate": {"evaluation": SimpleNamespace(path=bench.folder / "served")},
+    }
+    run = SimpleNamespace(id="r", path=bench.folder / "served", recipe=spec, outputs=made.get)
     asked: list[Any] = []
 
     def listen(host: str, port: int) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tunesmith.errors import UsageError
+from tunesmith.units import format_gain, format_score, format_seconds
 
 WORKSPACE = "tunesmith-work"
 RECIPE = "recipe.yaml"
@@ -167,10 +168,19 @@ def quantised_line(found: dict[str, Any]) -> str:
     )
 
 
+def score_line(values: Mapping[str, Any]) -> str:
+    """One metric of one part, for a person: base, tuned, paired gain."""
+    base, tuned, gain = values["base"], values["tuned"], values["gain"]
+    low, high = format_gain(gain["low"]), format_gain(gain["high"])
+    note = "" if values["higher_is_better"] else "; lower is better"
+    return (
+        f"base {format_score(base['value'])} -> tuned {format_score(tuned['value'])}"
+        f"  (gain {format_gain(gain['value'])}, {low} to {high}, n = {gain['n']}{note})"
+    )
+
+
 def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
     """The closing lines for a person."""
-    from tunesmith.units import format_seconds
-
     lines = []
     if facts["did_nothing"]:
         lines.append(f"nothing to do: everything is up to date (run {facts['run']})")
@@ -184,11 +194,7 @@ def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
     lines += _moved_lines(facts["base_model"])
     for part, found in (facts["scores"] or {}).items():
         for metric, values in found["metrics"].items():
-            base, tuned, gain = values["base"], values["tuned"], values["gain"]
-            lines.append(
-                f"  {part}, {metric}: base {base['value']:.3f} -> tuned {tuned['value']:.3f}"
-                f"  (gain {gain['value']:+.3f}, {gain['low']:+.3f} to {gain['high']:+.3f}, n = {found['n']})"
-            )
+            lines.append(f"  {part}, {metric}: {score_line(values)}")
     if facts["gate"]:
         lines.append(f"  gate: {facts['gate']['verdict']} - {facts['gate']['reason']}")
     if facts["quantised_base"]:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from tunesmith.cli.options import json_option, show_json, workspace_option
+from tunesmith.units import format_score
 
 
 @click.command("runs")
@@ -70,7 +71,7 @@ def _print_list(found: list[dict[str, Any]], workspace: Path) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(facts["last_active"]))
         stages = facts["finished"][-1] if facts["finished"] else "nothing finished"
         scores = "; ".join(
-            f"{part}: {', '.join(f'{n} {v:.3f}' for n, v in values.items())}"
+            f"{part}: {', '.join(f'{n} {format_score(v)}' for n, v in values.items())}"
             for part, values in facts["scores"].items()
         )
         click.echo(f"{facts['run']:<32} {when}  {stages:<9} {facts['gate'] or '':<5} {scores}")
@@ -86,6 +87,4 @@ def _print_comparison(found: dict[str, Any]) -> None:
     for part in dict.fromkeys([*first["scores"], *second["scores"]]):
         for name in dict.fromkeys([*first["scores"].get(part, {}), *second["scores"].get(part, {})]):
             old, new = (side["scores"].get(part, {}).get(name) for side in (first, second))
-            click.echo(
-                f"  {part}, {name}: {'-' if old is None else f'{old:.3f}'} -> {'-' if new is None else f'{new:.3f}'}"
-            )
+            click.echo(f"  {part}, {name}: {format_score(old)} -> {format_score(new)}")

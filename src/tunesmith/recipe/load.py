@@ -486,6 +486,8 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     content["evaluate"]["metrics"] = [
         str(folder / metric) if ".py:" in metric else metric for metric in content["evaluate"]["metrics"]
     ]
+    if ".py:" in content["gate"]["metric"]:
+        content["gate"]["metric"] = str(folder / content["gate"]["metric"])
     return content
 
 

@@ -1,13 +1,14 @@
-"""Small SVG charts, drawn by hand: no script, no font, no library; titles show on hover."""
+"""Charts without script, font or library: bars are plain boxes that wrap on a phone, curves are SVG; titles on hover."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 Points = Sequence[tuple[float, float]]
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 240, 58, 30, 12, 14
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 230, 56, 30, 12, 14
+MAX_DOTS = 40
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -21,100 +22,125 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def lines(series: dict[str, Points], x_label: str, y_label: str, *, log: bool = False) -> str:
-    """Line chart. series: name -> (x, y) points. log: logarithmic y axis where all values are positive."""
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers of low..high (both positive) for a logarithmic axis; as `ticks` where the range is narrow."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 3), (1, 2, 5)):
+        marks = [factor * 10.0**power for power in powers for factor in factors]
+        marks = [mark for mark in marks if low * 0.999 <= mark <= high * 1.001]
+        if len(marks) >= 3:
+            return marks[:: -(-len(marks) // 7)]
+    return ticks(low, high, 4)
+
+
+def lines(series: Mapping[str, Points], x_label: str, title: str, *, log: bool = False) -> str:
+    """Line chart. series: name -> (x, y) points; "" where there is none to draw. log: logarithmic y axis, where all
+    values are positive."""
     finite = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in series.items()}
+    finite = {name: points for name, points in finite.items() if points}
     values = [y for points in finite.values() for _, y in points]
-    places = [x for points in finite.values() for x, _ in points]
     if not values:
         return ""
-    log = log and min(values) > 0
-    scale = math.log10 if log else float
-    low, high = scale(min(values)), scale(max(values))
-    low = low if log else min(low, 0.0)
-    high = high if high > low else low + 1
-    left, right = min(places), max(places) if max(places) > min(places) else min(places) + 1
+    log = log and min(values) > 0 and max(values) > min(values)
+    low, high = min(values), max(values)
+    marks = log_ticks(low, high) if log else ticks(min(low, 0.0), high)
+    low, high = (low, high) if log else (min(low, 0.0), max(high, marks[-1]))
+    places = [x for points in finite.values() for x, _ in points]
+    left, right = min(places), max(places)
+    scale = math.log if log else float
+    span = (scale(high) - scale(low)) or 1.0
 
     def x_of(x: float) -> float:
-        return LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (x - left) / ((right - left) or 1) * (WIDTH - LEFT - RIGHT)
 
     def y_of(y: float) -> float:
-        return TOP + (1 - (scale(y) - low) / (high - low)) * (HEIGHT - TOP - BOTTOM)
+        return TOP + (1 - (scale(y) - scale(low)) / span) * (HEIGHT - TOP - BOTTOM)
 
-    out = [_open(f"{y_label} over {x_label}")]
-    marks = [10**power for power in range(math.floor(low), math.ceil(high) + 1)] if log else ticks(low, high)
+    out = [_open(f"{title} over {x_label}", HEIGHT)]
     for mark in marks:
-        if low - 1e-9 <= scale(mark) <= high + 1e-9:
-            y = y_of(mark)
-            out.append(
-                f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/><text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{mark:g}</text>'
-            )
+        y = y_of(mark)
+        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{short(mark)}</text>')
     for mark in ticks(left, right):
-        out.append(f'<text x="{x_of(mark):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{mark:g}</text>')
+        out.append(f'<text x="{x_of(mark):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{short(mark)}</text>')
     for number, (name, points) in enumerate(finite.items()):
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         out.append(f'<polyline class="line c{number}" points="{path}"><title>{escape(name)}</title></polyline>')
-        for x, y in points if len(points) <= 40 else []:
+        for x, y in points if len(points) <= MAX_DOTS else []:
             out.append(
-                f'<circle class="dot c{number}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3"><title>{escape(name)}: {y:.4g} at {x:g}</title></circle>'
+                f'<circle class="dot c{number}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3">'
+                f"<title>{escape(name)}: {y:.4g} at {x_label} {x:g}</title></circle>"
             )
-    legend = "".join(f'<span class="key c{number}">{escape(name)}</span>' for number, name in enumerate(finite))
-    return "".join(out) + f'</svg><p class="legend">{legend}</p>'
+    keys = "".join(f'<span class="key c{number}">{escape(name)}</span>' for number, name in enumerate(finite))
+    legend = f'<span class="keys">{keys}</span>' if len(finite) > 1 else ""
+    scaled = ", logarithmic" if log else ""
+    caption = f"<figcaption><b>{escape(title)}</b> by {escape(x_label)}{scaled}{legend}</figcaption>"
+    return f"<figure class='of{len(finite)}'>{caption}{''.join(out)}</svg></figure>"
 
 
-def funnel(steps: Sequence[tuple[str, int, str]], total: int) -> str:
-    """Bars from top to bottom. steps: (label, rows, class)."""
-    row = 26
-    height = row * len(steps) + 4
-    out = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="what became of the rows">']
-    for number, (label, count, kind) in enumerate(steps):
-        y = number * row + 3
-        width = max(1.0, count / max(1, total) * (WIDTH - 330))
+def short(value: float) -> str:
+    """A tick in few characters: 12000 -> 12k, 0.0002 -> 2e-4."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size or (abs(value) >= size and unit != "k"):
+            return f"{value / size:g}{unit}"
+    if value and abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:g}"
+
+
+def bars(rows: Sequence[tuple[str, float, str, str]], most: float) -> str:
+    """One bar per row. rows: (label, number, its text, class); most: the number of a full bar."""
+    out = []
+    for label, number, text, kind in rows:
+        share = _share(number / most if most else 0.0)
+        fill = f'<i class="{kind}" style="width:{share}"></i>'
         out.append(
-            f'<text x="180" y="{y + 15}" text-anchor="end">{escape(label)}</text>'
-            f'<rect class="{kind}" x="190" y="{y}" width="{width:.1f}" height="{row - 6}" rx="3"><title>{escape(label)}: {count:,}</title></rect>'
-            f'<text x="{196 + width:.1f}" y="{y + 15}">{count:,} ({count / max(1, total):.1%})</text>'
+            f'<div class="bar"><span>{escape(label)}</span><div class="track">{fill}</div><b>{escape(text)}</b></div>'
         )
-    return "".join(out) + "</svg>"
+    return f'<div class="bars">{"".join(out)}</div>'
 
 
-def histogram(counts: Sequence[int], edges: Sequence[float], x_label: str) -> str:
-    """Bars of counts between edges."""
-    top = max(counts) or 1
-    span = (WIDTH - LEFT - RIGHT) / len(counts)
-    out = [_open(f"rows by {x_label}", 160)]
+def interval_bar(value: float, low: float, high: float, kind: str, title: str) -> str:
+    """A share of 0..1 as a bar, its interval as a whisker."""
+    whisker = f'<i class="whisker" style="left:{_share(low)};width:{_share(max(0.0, high - low))}"></i>'
+    return f'<div class="track" title="{escape(title)}"><i class="{kind}" style="width:{_share(value)}"></i>{whisker}</div>'
+
+
+def stack(pieces: Sequence[tuple[str, int, str]]) -> str:
+    """Counts that make a whole, side by side. pieces: (label, count, class)."""
+    total = sum(count for _, count, _ in pieces) or 1
+    fills = "".join(
+        f'<i class="{kind}" style="width:{_share(count / total)}" title="{escape(label)}: {count:,}"></i>'
+        for label, count, kind in pieces
+        if count
+    )
+    keys = "".join(f'<span class="key {kind}">{escape(label)} <b>{count:,}</b></span>' for label, count, kind in pieces)
+    return f'<div class="stack">{fills}</div><div class="keys">{keys}</div>'
+
+
+def histogram(counts: Sequence[int], edges: Sequence[float], title: str) -> str:
+    """Columns of counts between edges."""
+    most = max(counts, default=0) or 1
+    height, floor = 150, 122
+    span = (WIDTH - LEFT - RIGHT) / max(1, len(counts))
+    out = [_open(title, height)]
     for place, count in enumerate(counts):
-        height = count / top * 110
+        tall = count / most * (floor - TOP)
         out.append(
-            f'<rect class="used" x="{LEFT + place * span + 1:.1f}" y="{124 - height:.1f}" width="{span - 2:.1f}" height="{height:.1f}">'
-            f"<title>{edges[place]:g} to {edges[place + 1]:g} {escape(x_label)}: {count:,} rows</title></rect>"
+            f'<rect class="used" x="{LEFT + place * span + 1:.1f}" y="{floor - tall:.1f}" width="{span - 2:.1f}" height="{tall:.1f}" rx="1.5">'
+            f"<title>{edges[place]:g} to {edges[place + 1]:g}: {count:,}</title></rect>"
         )
     for place in range(0, len(edges), 4):
-        out.append(f'<text x="{LEFT + place * span:.1f}" y="142" text-anchor="middle">{edges[place]:.0f}</text>')
-    out.append(f'<text x="{WIDTH / 2}" y="157" text-anchor="middle">{escape(x_label)}</text>')
-    return "".join(out) + "</svg>"
+        anchor = "end" if place == len(edges) - 1 else "middle"
+        x = LEFT + place * span
+        out.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="{anchor}">{edges[place]:.0f}</text>')
+    out.append(f'<text x="{LEFT - 6}" y="{TOP + 8}" text-anchor="end">{short(most)}</text>')
+    return f"<figure><figcaption><b>{escape(title)}</b></figcaption>{''.join(out)}</svg></figure>"
 
 
-def interval_bars(rows: Sequence[tuple[str, dict[str, float | None], str]]) -> str:
-    """Scores in 0..1 with their intervals. rows: (label, {value, low, high}, class)."""
-    row = 28
-    out = [f'<svg viewBox="0 0 {WIDTH} {row * len(rows) + 24}" role="img" aria-label="scores with intervals">']
-    for mark in (0, 0.25, 0.5, 0.75, 1):
-        x = 200 + mark * 380
-        out.append(
-            f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{row * len(rows)}"/><text x="{x}" y="{row * len(rows) + 16}" text-anchor="middle">{mark:g}</text>'
-        )
-    for number, (label, found, kind) in enumerate(rows):
-        value, low, high = (found[name] or 0.0 for name in ("value", "low", "high"))
-        y = number * row + 4
-        out.append(
-            f'<text x="192" y="{y + 15}" text-anchor="end">{escape(label)}</text>'
-            f'<rect class="{kind}" x="200" y="{y + 2}" width="{value * 380:.1f}" height="16" rx="3"><title>{escape(label)}: {value:.3f} ({low:.3f} to {high:.3f})</title></rect>'
-            f'<line class="whisker" x1="{200 + low * 380:.1f}" x2="{200 + high * 380:.1f}" y1="{y + 10}" y2="{y + 10}"/>'
-            f'<text x="{210 + max(value, high) * 380:.1f}" y="{y + 15}">{value:.3f}</text>'
-        )
-    return "".join(out) + "</svg>"
+def _share(value: float) -> str:
+    return f"{min(1.0, max(0.0, value)):.2%}"
 
 
-def _open(label: str, height: int = HEIGHT) -> str:
+def _open(label: str, height: int) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">'

@@ -3,94 +3,124 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import Run
+from tunesmith.runs.store import Artifact
 
-SHOWN_EXAMPLES = 8
-MEASURED = {"train_seconds": "train", "peak_memory": "train/peak_memory", "steps": "train/steps"}
+STAGES = ("prepare", "train", "evaluate", "export", "serve")
+ENDS = ("stage/failed", "stage/held", "stage/stopped", "stage/pruned", "run/finished")
+CURVES = ("train/loss", "validation/loss", "train/learning_rate", "train/tokens_per_second")
+SHOWN_EXAMPLES = 6
+MAX_POINTS = 400  # of a curve; more are put together, else a long run's page would weigh megabytes
+NOTES = {
+    "artifact/damaged": "an artifact was damaged and made anew",
+    "environment/changed": "the machine or its libraries changed between two attempts",
+    "plan/unusual": "an unusual setting",
+    "probe/out_of_memory": "the planned micro-batch did not fit, and a smaller one was taken",
+    "run/network_file_system": "the workspace lies on a network file system, where a power cut may cost more",
+    "train/no_validation": "no validation",
+    "train/nonfinite": "a step was not finite and was withheld from the weights; its rows",
+    "train/resumed": "training went on from a checkpoint, at step",
+    "train/stopped_early": "training stopped early, at step",
+    "train/threads_changed": "threads changed",
+}
 
 
 def gather(run: Run) -> dict[str, Any]:
     """Everything the page and report.json show; a part that is not there yet is None."""
     events = run.events()
-    evaluation = _artifact_json(run, "evaluate", "evaluation", "evaluation.json")
+    outputs = {stage: run.outputs(stage) or {} for stage in STAGES}
+    evaluation = _json(outputs["evaluate"].get("evaluation"), "evaluation.json")
     return {
         "run": run.id,
         "name": run.recipe.name,
         "recipe": run.recipe.model_dump(mode="json"),
         "parent": run.parent,
         "environment": run.environment,
-        "status": _status(run, events),
-        "statistics": _artifact_json(run, "prepare", "dataset", "statistics.json"),
-        "samples": _artifact_json(run, "prepare", "dataset", "samples.json"),
+        "status": _status(outputs, events),
+        "statistics": _json(outputs["prepare"].get("dataset"), "statistics.json"),
+        "samples": _json(outputs["prepare"].get("dataset"), "samples.json"),
         "evaluation": evaluation,
-        "examples": _examples(run) if evaluation else None,
+        "examples": _examples(outputs["evaluate"]["evaluation"], evaluation) if evaluation else None,
+        "training": outputs["train"]["model"].notes if outputs["train"] else None,
         "curves": _curves(events),
         "plan": _plan_beside_measured(run, events),
-        "parity": {stage: _artifact_json(run, stage, "parity", "parity.json") for stage in ("export", "serve")},
+        "parity": {stage: _json(outputs[stage].get("parity"), "parity.json") for stage in ("export", "serve")},
         "artifacts": {
             f"{stage}: {name}": {"kind": artifact.kind, "id": artifact.id}
-            for stage in ("prepare", "train", "evaluate", "export", "serve")
-            for name, artifact in (run.outputs(stage) or {}).items()
+            for stage, made in outputs.items()
+            for name, artifact in made.items()
         },
-        "warnings": [
-            event.value
+        "notes": [
+            {"what": NOTES[event.name], "value": event.value, "step": event.step}
             for event in events
-            if event.name in ("artifact/damaged", "environment/changed", "train/nonfinite")
+            if event.name in NOTES
         ],
     }
 
 
-def _status(run: Run, events: list[Event]) -> dict[str, Any]:
-    stages = {stage: run.outputs(stage) is not None for stage in ("prepare", "train", "evaluate", "export", "serve")}
-    ended = [event for event in events if event.name in ("stage/failed", "stage/held", "stage/stopped", "run/finished")]
+def _status(outputs: dict[str, dict[str, Artifact]], events: list[Event]) -> dict[str, Any]:
+    ended = [event for event in events if event.name in ENDS]
     last = ended[-1] if ended else None
     trouble = last if last is not None and last.name != "run/finished" else None
-    seconds = {event.stage: event.value for event in events if event.name == "stage/seconds"}
     return {
-        "stages": stages,
-        "seconds": seconds,
+        "stages": {stage: bool(made) for stage, made in outputs.items()},
+        "seconds": {event.stage: event.value for event in events if event.name == "stage/seconds"},
         "trouble": {"stage": trouble.stage, "kind": trouble.name, "what": trouble.value} if trouble else None,
     }
 
 
-def _artifact_json(run: Run, stage: str, name: str, file: str) -> Any:
-    outputs = run.outputs(stage)
-    if not outputs or name not in outputs:
-        return None
-    path = outputs[name].path / file
-    return json.loads(path.read_bytes()) if path.is_file() else None
+def _json(artifact: Artifact | None, file: str) -> Any:
+    path = artifact.path / file if artifact else None
+    return json.loads(path.read_bytes()) if path and path.is_file() else None
 
 
-def _examples(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Items that the tuned model got right and the base wrong, and the reverse, by the metric the gate judged."""
-    outputs = run.outputs("evaluate")
-    evaluation = _artifact_json(run, "evaluate", "evaluation", "evaluation.json")
-    metric = evaluation["gate"].get("metric")
-    fixed, broken, counts = [], [], {"fixed": 0, "broken": 0}
-    for line in (Path(outputs["evaluation"].path) / "answers.jsonl").read_bytes().splitlines():  # type: ignore[index]
-        entry = json.loads(line)
-        base, tuned = entry["scores"].get(metric, [0, 0])
-        kept, name = (fixed, "fixed") if tuned > base else (broken, "broken")
-        wrong = tuned < 1 and tuned <= base
-        if tuned == base and not wrong:
-            continue
-        counts[name] += 1
+def _examples(artifact: Artifact, evaluation: dict[str, Any]) -> dict[str, Any] | None:
+    """A few items of each kind (fixed, broken, still right, still wrong), and how many there are of each.
+
+    Judged by the gate's metric; by the first that judges answers where the gate's does not. None where nothing was asked.
+    """
+    metrics = evaluation["overall"]["metrics"]
+    by_answers = [name for name, found in metrics.items() if "items" in found]
+    judged = evaluation["gate"]["metric"]
+    metric = judged if judged in by_answers else next(iter(by_answers), None)
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for entry in _lines(artifact, "answers.jsonl"):
+        kept = shown.setdefault(entry["changes"].get(metric, "asked"), [])
         if len(kept) < SHOWN_EXAMPLES:
             kept.append({key: entry[key] for key in ("row", "part", "messages", "expected", "base", "tuned")})
-    return {"fixed": fixed, "broken": broken, "counts": counts, "metric": metric}  # type: ignore[dict-item]
+    if not shown:
+        return None
+    counts = metrics[metric]["items"] if metric else {"asked": evaluation["overall"]["items"]}
+    return {"metric": metric, "n": evaluation["overall"]["items"], "counts": counts, "shown": shown}
 
 
-def _curves(events: list[Event]) -> dict[str, list[tuple[int, float]]]:
-    names = ("train/loss", "validation/loss", "train/learning_rate", "train/tokens_per_second")
-    curves: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
+def _lines(artifact: Artifact, file: str) -> Iterator[dict[str, Any]]:
+    with (artifact.path / file).open("rb") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _curves(events: list[Event]) -> dict[str, list[tuple[float, float]]]:
+    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in CURVES}
     for event in events:
-        if event.name in curves and event.step is not None and isinstance(event.value, (int, float)):
+        is_number = isinstance(event.value, (int, float)) and math.isfinite(event.value)  # the rest is among the notes
+        if event.name in curves and event.step is not None and is_number:
             curves[event.name].append((event.step, float(event.value)))
-    return {name: sorted(points) for name, points in curves.items() if points}
+    return {name: _thinned(sorted(points)) for name, points in curves.items() if points}
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most MAX_POINTS points: neighbours are put together, at their mean."""
+    size = -(-len(points) // MAX_POINTS)
+    if size == 1:
+        return points
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
 def _plan_beside_measured(run: Run, events: list[Event]) -> list[dict[str, Any]] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 from tunesmith.report import charts
-from tunesmith.units import format_bytes, format_count, format_seconds
+from tunesmith.units import format_bytes, format_count, format_gain, format_score, format_seconds
 
 RULES = {
     "bad_row": "could not be read",
@@ -21,96 +22,291 @@ RULES = {
     "nothing_to_learn": "nothing to learn",
     "template": "refused by the template",
 }
+# kind of item -> (class of its colour, class of its frame, what it means)
+CHANGES = {
+    "broken": ("bad", "broken", "the base was right, the tuned model is wrong"),
+    "still wrong": ("lost", "wrong", "both are wrong"),
+    "fixed": ("used", "fixed", "the base was wrong, the tuned model is right"),
+    "still right": ("right", "right", "both are right"),
+    "asked": ("base", "right", "no metric judges single answers here"),
+}
+SHOWN_PROBLEMS = 10
+
+
+def head(facts: dict[str, Any]) -> str:
+    recipe = facts["recipe"]
+    adapter = recipe["adapter"]
+    method = "full fine-tuning" if adapter["type"] == "full" else f"{adapter['type'].upper().replace('LORA', 'LoRA')}"
+    rank = f" rank {adapter['rank']}" if "rank" in adapter else ""
+    when = str((facts["environment"] or {}).get("time", ""))[:10]
+    told = [recipe["model"]["base"], f"{method}{rank}", f"run {facts['run']}", when]
+    return f"<h1>{escape(facts['name'])}</h1><p class='soft'>{escape(' · '.join(part for part in told if part))}</p>"
 
 
 def verdict(facts: dict[str, Any]) -> str:
-    """The banner: ship, hold, or where it stopped."""
+    """The banner: ship, hold, or where it stopped and what to do."""
     evaluation, trouble = facts["evaluation"], facts["status"]["trouble"]
     if trouble and trouble["kind"] != "stage/held":
-        what = trouble["what"].get("what", "") if isinstance(trouble["what"], dict) else str(trouble["what"])
-        return f'<div class="banner stop"><b>Stopped in {escape(trouble["stage"])}</b><p>{escape(what)}</p></div>'
+        return _trouble(trouble)
     if not evaluation:
         done = [stage for stage, is_done in facts["status"]["stages"].items() if is_done]
-        return f'<div class="banner stop"><b>Not evaluated yet</b><p>finished: {escape(", ".join(done) or "nothing")}</p></div>'
+        return _banner("stop", "Not evaluated yet", f"<p>finished: {escape(', '.join(done) or 'nothing')}</p>")
     gate = evaluation["gate"]
     word = "Ship" if gate["verdict"] == "ship" else "Hold"
-    return f'<div class="banner {escape(gate["verdict"])}"><b>{word}</b><p>{escape(gate["reason"])}</p></div>'
+    return _banner(gate["verdict"], word, f"<p>{escape(_sentence(gate['reason']))}</p>")
+
+
+def _trouble(trouble: dict[str, Any]) -> str:
+    what = trouble["what"] if isinstance(trouble["what"], dict) else {"what": str(trouble["what"])}
+    out = [f"<p>{escape(str(what.get('what', '')))}</p>"]
+    problems = what.get("problems") or []
+    items = []
+    for problem in problems[:SHOWN_PROBLEMS]:
+        place = f"{problem['code']} {problem['where']}".strip()
+        told = "" if problem["what"] == what.get("what") else f" {escape(problem['what'])}"
+        fix = f"<br>Try: {escape(problem['fix'])}" if problem["fix"] else ""
+        items.append(f"<li><code>{escape(place)}</code>{told}{fix}</li>")
+    if items:
+        out.append(f"<ul>{''.join(items)}</ul>")
+    if len(problems) > SHOWN_PROBLEMS:
+        out.append(f"<p>and {len(problems) - SHOWN_PROBLEMS} more</p>")
+    return _banner("stop", f"Stopped in {trouble['stage']}", "".join(out))
+
+
+def _banner(kind: str, word: str, body: str) -> str:
+    return f'<div class="banner {escape(kind)}"><b>{escape(word)}</b>{body}</div>'
+
+
+def tiles(facts: dict[str, Any]) -> str:
+    """The run in a few numbers."""
+    out = [*_judged(facts), *_rows_used(facts), *_trained(facts), *_proven(facts)]
+    made = "".join(
+        f"<div class='tile'><span>{escape(label)}</span><b>{escape(value)}</b><small class='soft'>{escape(more)}</small></div>"
+        for label, value, more in out
+    )
+    return f"<div class='tiles'>{made}</div>" if made else ""
+
+
+Tile = tuple[str, str, str]
+
+
+def _judged(facts: dict[str, Any]) -> Iterable[Tile]:
+    evaluation = facts["evaluation"]
+    found = evaluation["overall"]["metrics"].get(evaluation["gate"]["metric"]) if evaluation else None
+    if not found or found["gain"]["value"] is None:
+        return
+    base, tuned, gain = (found[name] for name in ("base", "tuned", "gain"))
+    value = f"{format_score(base['value'])} → {format_score(tuned['value'])}"
+    low, high = format_gain(gain["low"]), format_gain(gain["high"])
+    yield evaluation["gate"]["metric"], value, f"gain {format_gain(gain['value'])} ({low} to {high}), n = {gain['n']:,}"
+
+
+def _rows_used(facts: dict[str, Any]) -> Iterable[Tile]:
+    statistics = facts["statistics"]
+    if statistics:
+        trained = statistics["splits"]["train"]["rows"]
+        yield "rows used", f"{statistics['used']:,} of {statistics['read']:,}", f"{trained:,} to train on"
+
+
+def _trained(facts: dict[str, Any]) -> Iterable[Tile]:
+    notes, seconds = facts["training"], facts["status"]["seconds"].get("train")
+    if notes:
+        more = f"{notes['steps']:,} steps, {format_count(notes['tokens'])} tokens"
+        yield "training", format_seconds(seconds) if seconds else "done", more
+
+
+def _proven(facts: dict[str, Any]) -> Iterable[Tile]:
+    for stage, what in (("serve", "as served"), ("export", "as exported")):
+        found = facts["parity"][stage]
+        if found and found["n"]:
+            yield f"same model, {what}", found["verdict"], f"{found['equal']:,} of {found['n']:,} answers equal"
+            return
 
 
 def scores(facts: dict[str, Any]) -> str:
     evaluation = facts["evaluation"]
     if not evaluation:
         return ""
-    out = []
+    if not evaluation["parts"]:
+        return _section("Scores", "<p>No row was held out, so nothing was measured.</p>")
+    confidence = evaluation["settings"]["confidence"]
+    out = [
+        f"<p class='soft'>Base and tuned model on the same held-out rows, greedy. Whiskers and ranges: {confidence:.0%} intervals. "
+        "A gain is paired, item by item, and positive where the tuned model is better.</p>"
+    ]
     for part, found in evaluation["parts"].items():
-        out.append(f"<h3>{escape(part)} <small>{found['n']} items, base and tuned asked the same, greedy</small></h3>")
-        bars = []
-        for metric, values in found["metrics"].items():
-            bars += [(f"{metric}: base", values["base"], "base"), (f"{metric}: tuned", values["tuned"], "used")]
-        out.append(charts.interval_bars(bars))
-        gains = "; ".join(
-            f"{metric} {values['gain']['value']:+.3f} ({values['gain']['low']:+.3f} to {values['gain']['high']:+.3f})"
-            for metric, values in found["metrics"].items()
-            if values["gain"]["value"] is not None
+        rows = (
+            f"{found['n']:,} rows" if found["items"] == found["n"] else f"{found['n']:,} rows, {found['items']:,} asked"
         )
-        out.append(f"<p>Paired gain: {escape(gains)}.</p>")
-    perplexity = evaluation["perplexity"]
-    if perplexity["base"] and perplexity["tuned"]:
-        out.append(
-            f"<p>Perplexity of the expected answers: base {perplexity['base']:.4g}, tuned {perplexity['tuned']:.4g}.</p>"
-        )
+        out.append(f"<h3>{escape(part)} <small>{rows}</small></h3>")
+        out += [_metric(name, values) for name, values in found["metrics"].items()]
     return _section("Scores", "".join(out))
+
+
+def _metric(name: str, values: dict[str, Any]) -> str:
+    gain = values["gain"]
+    sides = "".join(_side(who, values[who], values["higher_is_better"]) for who in ("base", "tuned"))
+    note = "" if values["higher_is_better"] else "<small> lower is better</small>"
+    range_ = f"{format_gain(gain['low'])} to {format_gain(gain['high'])}" if gain["low"] is not None else "no interval"
+    told = f"<b>{format_gain(gain['value'])}</b> <small>gain, {range_}</small>"
+    return f"<div class='metric'><div>{escape(name)}{note}</div><div>{sides}</div><div class='gain'>{told}</div></div>"
+
+
+def _side(who: str, found: dict[str, Any], is_share: bool) -> str:
+    value = found["value"]
+    text = format_score(value)
+    low, high = format_score(found["low"]), format_score(found["high"])
+    if is_share and value is not None:
+        kind = "base" if who == "base" else "tuned"
+        bar = charts.interval_bar(value, found["low"], found["high"], kind, f"{who}: {text} ({low} to {high})")
+        return f"<div class='side'><span>{who}</span>{bar}<b>{text}</b></div>"
+    range_ = f" <span>({low} to {high})</span>" if value is not None else ""
+    return f"<div class='side'><span>{who}</span><div class='wide'><b>{text}</b>{range_}</div></div>"
+
+
+def examples(facts: dict[str, Any]) -> str:
+    found = facts["examples"]
+    if not found:
+        return ""
+    kinds = [kind for kind in CHANGES if kind in found["counts"]]
+    total = f"{found['n']:,} items" + (f", by {found['metric']}" if found["metric"] else "")
+    order = ("fixed", "still right", "still wrong", "broken", "asked")
+    pieces = [(kind, found["counts"][kind], CHANGES[kind][0]) for kind in order if kind in found["counts"]]
+    out = [f"<p class='soft'>{escape(total)}. An item is right with the full score of 1.</p>", charts.stack(pieces)]
+    for kind in kinds:
+        shown = found["shown"].get(kind)
+        if shown:
+            some = "" if len(shown) == found["counts"][kind] else f", {len(shown)} shown"
+            out.append(
+                f"<h3>{kind.capitalize()} <small>{found['counts'][kind]:,}{some}: {CHANGES[kind][2]}</small></h3>"
+            )
+            out += [_example(entry, CHANGES[kind][1], place == 0) for place, entry in enumerate(shown)]
+    return _section("Before and after", "".join(out))
+
+
+def _example(entry: dict[str, Any], frame: str, is_open: bool) -> str:
+    asked = "\n".join(f"{message['role']}: {message['content']}" for message in entry["messages"])
+    first = " ".join(str(entry["messages"][-1]["content"]).split())[:90] if entry["messages"] else ""
+    rows = "".join(
+        f"<tr><th>{who}</th><td><pre>{text}</pre></td></tr>"
+        for who, text in (
+            ("expected", _cut(entry["expected"])),
+            ("base", _marked(entry["base"], entry["expected"])),
+            ("tuned", _marked(entry["tuned"], entry["expected"])),
+        )
+    )
+    return (
+        f"<details class='item {frame}'{' open' if is_open else ''}><summary>{escape(entry['part'])}, row {entry['row']}: "
+        f"{escape(first)}</summary><pre>{_cut(asked, 1500)}</pre><table class='answers'>{rows}</table></details>"
+    )
+
+
+def _cut(text: str, most: int = 800) -> str:
+    """Escaped; of a long text the beginning, and how much more there is."""
+    more = f' <span class="soft">… {len(text) - most:,} characters more</span>' if len(text) > most else ""
+    return escape(text[:most]) + more
+
+
+def _marked(answer: str, expected: str) -> str:
+    """The answer with what differs from the expected text marked: all between the common beginning and the common end."""
+    if answer.strip() == expected.strip():
+        return _cut(answer)
+    start = _common(answer, expected)
+    end = _common(answer[start:][::-1], expected[start:][::-1])
+    middle = answer[start : len(answer) - end]
+    head, tail = _cut(answer[:start]), _cut(answer[len(answer) - end :] if end else "")
+    shown = _cut(middle) if middle else "(ends here)" if not tail else "(something is missing here)"
+    return f'{head}<span class="differs">{shown}</span>{tail}'
+
+
+def _common(one: str, other: str) -> int:
+    """Length of the common beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def data(facts: dict[str, Any]) -> str:
     statistics = facts["statistics"]
     if not statistics:
         return ""
-    steps = [("read", statistics["read"], "base")]
+    read = statistics["read"]
+    steps = [("read", read, "base")]
     steps += [(RULES.get(item["rule"], item["rule"]), item["dropped"], "lost") for item in statistics["funnel"]]
     steps.append(("used", statistics["used"], "used"))
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{values['rows']:,}</td><td>{values['tokens']:,}</td><td>{values['learned_tokens']:,}</td>"
-        f"<td>{values['p50']} / {values['p99']} / {values['max']}</td></tr>"
-        for name, values in statistics["splits"].items()
+    funnel = charts.bars(
+        [(label, count, f"{count:,} ({_percent(count, read)})", kind) for label, count, kind in steps], read
     )
-    table = f"<table><tr><th>split</th><th>rows</th><th>tokens</th><th>learned</th><th>length p50 / p99 / max</th></tr>{rows}</table>"
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>{_numbers(values['rows'], values['tokens'], values['learned_tokens'])}"
+        f"<td class='number'>{values['p50']:,} / {values['p99']:,} / {values['max']:,}</td></tr>"
+        for name, values in statistics["splits"].items()
+        if values["rows"]
+    )
+    heads = "".join(
+        f"<th class='number'>{head}</th>" for head in ("rows", "tokens", "learned", "length p50 / p99 / max")
+    )
+    table = f"<div class='scroll'><table><tr><th>split</th>{heads}</tr>{rows}</table></div>"
     formats = ", ".join(f"{name} ({count:,})" for name, count in statistics["formats"].items())
-    told = f"<p>Recognised: {escape(formats)}. Each row is in the ledger: <code>tunesmith explain FILE:LINE --run {escape(facts['run'])}</code>.</p>"
-    lengths = charts.histogram(statistics["lengths"]["counts"], statistics["lengths"]["edges"], "tokens per row")
-    return _section("Data: what became of every row", charts.funnel(steps, statistics["read"]) + told + table + lengths)
+    told = (
+        f"<p>Recognised: {escape(formats)}. Each row is in the ledger: "
+        f"<code>tunesmith explain FILE:LINE --run {escape(facts['run'])}</code></p>"
+    )
+    lengths = statistics["lengths"]
+    drawn = charts.histogram(lengths["counts"], lengths["edges"], "rows by length in tokens")
+    return _section("Data: what became of every row", funnel + told + table + drawn)
+
+
+def _percent(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else "-"
+
+
+def _numbers(*values: int) -> str:
+    return "".join(f"<td class='number'>{value:,}</td>" for value in values)
 
 
 def sample(facts: dict[str, Any]) -> str:
     if not facts["samples"]:
         return ""
     out = [
-        "<p>Rows as the model sees them; <mark>marked</mark> is learned (loss is taken there), the rest is read only.</p>"
+        "<p class='soft'>Rows as the model sees them; <mark>marked</mark> is learned (loss is taken there), the rest is read only.</p>"
     ]
     for row in facts["samples"]:
         pieces = "".join(
-            f"<mark>{escape(piece['text'])}</mark>" if piece["learned"] else escape(piece["text"])
+            f"<mark>{_cut(piece['text'], 1500)}</mark>" if piece["learned"] else _cut(piece["text"], 1500)
             for piece in row["pieces"]
         )
-        out.append(f'<p class="place">{escape(row["place"])}</p><pre>{pieces}</pre>')
+        out.append(f"<p class='soft'>{escape(row['place'])}</p><pre>{pieces}</pre>")
     return _section("What is learned", "".join(out))
 
 
-def curves(facts: dict[str, Any]) -> str:
+def training(facts: dict[str, Any]) -> str:
     found = facts["curves"]
-    if "train/loss" not in found:
-        return ""
-    losses = {
-        "training loss": found["train/loss"],
-        **({"validation loss": found["validation/loss"]} if "validation/loss" in found else {}),
-    }
-    out = [
-        charts.lines(losses, "step", "loss", log=True),
-        charts.lines({"learning rate": found["train/learning_rate"]}, "step", "rate"),
+    losses = {"training": found.get("train/loss", []), "validation": found.get("validation/loss", [])}
+    drawn = [
+        charts.lines(losses, "step", "loss in nats per token", log=True),
+        charts.lines({"learning rate": found.get("train/learning_rate", [])}, "step", "learning rate"),
+        charts.lines({"tokens per second": found.get("train/tokens_per_second", [])}, "step", "tokens per second"),
     ]
-    if "train/tokens_per_second" in found:
-        out.append(charts.lines({"tokens per second": found["train/tokens_per_second"]}, "step", "tokens/s"))
-    return _section("Training", "".join(out))
+    if not any(drawn):
+        return ""
+    return _section("Training", _training_facts(facts["training"]) + "".join(drawn))
+
+
+def _training_facts(notes: dict[str, Any] | None) -> str:
+    if not notes:
+        return ""
+    told = [f"{notes['steps']:,} steps", f"{format_count(notes['tokens'])} tokens"]
+    if isinstance(notes.get("best_loss"), (int, float)):
+        told.append(f"lowest validation loss {notes['best_loss']:.4g} at step {notes['best_step']:,}")
+    told.append(f"the weights of step {notes['result_step']:,} became the result")
+    told += [f"{notes['precision']}, {notes['attention']} attention", f"{notes['micro_batch']} longest rows at once"]
+    if notes.get("gradient_checkpointing"):
+        told.append("activations recomputed")
+    threads = f"{notes['threads']} thread{'s' * (notes['threads'] != 1)}"
+    told.append(f"{notes['processes']} processes of {threads}" if notes["processes"] > 1 else threads)
+    if notes.get("skipped"):
+        told.append(f"{len(notes['skipped'])} steps withheld because they were not finite")
+    return f"<p>{escape('; '.join(told))}.</p>"
 
 
 def plan(facts: dict[str, Any]) -> str:
@@ -118,64 +314,33 @@ def plan(facts: dict[str, Any]) -> str:
         return ""
     rows = []
     for figure in facts["plan"]:
-        measured = figure["measured"]
+        measured, unit = figure["measured"], figure["unit"]
         inside = "" if measured is None else "inside" if figure["low"] <= measured <= figure["high"] else "outside"
-        rows.append(
-            f"<tr><td>{escape(figure['name'].replace('_', ' '))}</td><td>{_show(figure['value'], figure['unit'])}</td>"
-            f"<td>{_show(figure['low'], figure['unit'])} to {_show(figure['high'], figure['unit'])}</td>"
-            f"<td>{'' if measured is None else _show(measured, figure['unit'])}</td><td class='{inside}'>{inside}</td></tr>"
+        cells = (
+            _show(figure["value"], unit),
+            f"{_show(figure['low'], unit)} to {_show(figure['high'], unit)}",
+            "" if measured is None else _show(measured, unit),
         )
-    head = "<tr><th></th><th>planned</th><th>band</th><th>measured</th><th></th></tr>"
-    return _section("Plan beside measured", f"<table>{head}{''.join(rows)}</table>")
-
-
-def examples(facts: dict[str, Any]) -> str:
-    found = facts["examples"]
-    if not found:
-        return ""
-    out = [
-        f"<p>By {escape(str(found['metric']))}: {found['counts']['fixed']:,} items the base got wrong and the tuned model right; "
-        f"{found['counts']['broken']:,} that the tuned model gets wrong.</p>"
-    ]
-    for title, name in (("Fixed", "fixed"), ("Broken or still wrong", "broken")):
-        if found[name]:
-            out.append(f"<h3>{title}</h3>" + "".join(map(_example, found[name])))
-    return _section("Before and after", "".join(out))
-
-
-def _example(entry: dict[str, Any]) -> str:
-    asked = "\n".join(f"{message['role']}: {message['content']}" for message in entry["messages"])
-    return (
-        f"<details{' open' if len(asked) < 400 else ''}><summary>{escape(entry['part'])}, row {entry['row']}</summary><pre>{escape(asked[:1500])}</pre>"
-        f'<table class="answers"><tr><th>expected</th><td><pre>{escape(entry["expected"][:800])}</pre></td></tr>'
-        f"<tr><th>base</th><td><pre>{_marked(entry['base'][:800], entry['expected'])}</pre></td></tr>"
-        f"<tr><th>tuned</th><td><pre>{_marked(entry['tuned'][:800], entry['expected'])}</pre></td></tr></table></details>"
-    )
-
-
-def _marked(answer: str, expected: str) -> str:
-    """The answer with everything behind the first difference from the expected text marked."""
-    if answer.strip() == expected.strip():
-        return escape(answer)
-    place = next(
-        (i for i, (one, other) in enumerate(zip(answer, expected, strict=False)) if one != other),
-        min(len(answer), len(expected)),
-    )
-    return escape(answer[:place]) + f'<span class="differs">{escape(answer[place:]) or "(ends here)"}</span>'
+        numbers = "".join(f"<td class='number'>{escape(cell)}</td>" for cell in cells)
+        name = escape(figure["name"].replace("_", " "))
+        rows.append(f"<tr><td>{name}</td>{numbers}<td class='{inside}'>{inside}</td></tr>")
+    heads = "".join(f"<th class='number'>{head}</th>" for head in ("planned", "band", "measured"))
+    table = f"<div class='scroll'><table><tr><th></th>{heads}<th></th></tr>{''.join(rows)}</table></div>"
+    return _section("Plan beside measured", table)
 
 
 def parity(facts: dict[str, Any]) -> str:
     out = []
     for found in facts["parity"].values():
         if found:
-            largest = found.get("max_abs_logit_difference")
-            more = (
-                f", largest logit difference {largest:.2g} (tolerance {found['tolerance']:g})"
-                if isinstance(largest, (int, float))
-                else ""
+            equal = (
+                f"{found['equal']:,} of {found['n']:,} greedy answers equal" if found["n"] else "no answers to compare"
             )
+            told = [equal, *_logits(found), *_rendering(found)]
+            kind = "outside" if found["verdict"] == "different" else "inside"
             out.append(
-                f"<tr><td>{escape(found['what'])}</td><td class='inside'>{escape(found['verdict'])}</td><td>{found['equal']} of {found['n']} equal{more}</td></tr>"
+                f"<tr><td>{escape(found['what'])}</td><td class='{kind}'>{escape(found['verdict'])}</td>"
+                f"<td>{escape('; '.join(told))}<br><small>{escape(found['rule'])}</small></td></tr>"
             )
             out.append(_quantised(found.get("quantised_base")))
     return _section("Proof that it is the same model", f"<table>{''.join(out)}</table>") if any(out) else ""
@@ -192,25 +357,78 @@ def _quantised(found: dict[str, Any] | None) -> str:
     )
 
 
+def _logits(found: dict[str, Any]) -> Iterable[str]:
+    largest = found.get("max_abs_logit_difference")
+    if not isinstance(largest, (int, float)):
+        return
+    yield f"largest logit difference {largest:.2g} over {found['rows']:,} rows (tolerance {found['tolerance']:.2g})"
+    merge = found.get("merge")
+    if merge:
+        yield f"the merge alone, in {merge['precision']}: {merge['steps']:.3g} rounding steps (at most {merge['limit']:g})"
+    moved = found.get("moved_share")
+    if moved:
+        yield f"training had moved the logits {format_count(1 / moved)} times as far"
+
+
+def _rendering(found: dict[str, Any]) -> Iterable[str]:
+    rendering = found.get("rendering")
+    if rendering and rendering["prompts"]:
+        yield (
+            f"the exported template renders {rendering['prompts']:,} prompts as training did, "
+            f"{rendering['same_ids']:,} of them to the same tokens"
+        )
+
+
+def notes(facts: dict[str, Any]) -> str:
+    """What else happened: nothing of it may pass unseen."""
+    if not facts["notes"]:
+        return ""
+    items = []
+    for note in facts["notes"][:50]:
+        step = f" (step {note['step']:,})" if note["step"] is not None else ""
+        items.append(f"<li>{escape(note['what'])}{step}: {_cut(_told(note['value']), 400)}</li>")
+    more = len(facts["notes"]) - len(items)
+    items += [f"<li>and {more:,} more in events.jsonl</li>"] if more else []
+    return _section("Worth knowing", f"<ul>{''.join(items)}</ul>")
+
+
+def _told(value: Any) -> str:
+    """A note's value as people read it: {key: [old, new]} as key: old → new."""
+    if isinstance(value, dict):
+        pairs = {key: item if isinstance(item, list) else [item] for key, item in value.items()}
+        return "; ".join(f"{key}: {' → '.join(map(str, items))}" for key, items in pairs.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
 def provenance(facts: dict[str, Any]) -> str:
     environment = facts["environment"] or {}
-    packages = ", ".join(f"{name} {version}" for name, version in (environment.get("packages") or {}).items())
+    packages = ", ".join(
+        f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version
+    )
+    machine = [
+        str(environment.get("cpu", "")),
+        f"{environment['cores']} cores" if "cores" in environment else "",
+        f"python {environment['python']}" if "python" in environment else "",
+        packages,
+    ]
     artifacts = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(found['kind'])}</td><td><code>{escape(found['id'])}</code></td></tr>"
         for name, found in facts["artifacts"].items()
     )
-    seconds = ", ".join(f"{stage} {format_seconds(value)}" for stage, value in facts["status"]["seconds"].items())
+    spent = facts["status"]["seconds"]
+    seconds = ", ".join(
+        f"{stage} {format_seconds(spent[stage])}" for stage in facts["status"]["stages"] if stage in spent
+    )
+    out = [f"<p>{escape('; '.join(part for part in machine if part))}.</p>" if any(machine) else ""]
+    out.append(f"<p>Time by stage: {escape(seconds)}.</p>" if seconds else "")
     parent = facts["parent"]
-    came = (
-        f"<p>Parent run: {escape(parent['run'])}; changed: {escape(json.dumps(parent['changed']))}</p>"
-        if parent
-        else ""
-    )
-    return _section(
-        "Where it comes from",
-        f"<p>{escape(str(environment.get('cpu', '')))}, {environment.get('cores', '?')} cores; python {escape(str(environment.get('python', '')))}; "
-        f"{escape(packages)}.</p><p>Time by stage: {escape(seconds)}.</p>{came}<table>{artifacts}</table>",
-    )
+    if parent:
+        changed = "; ".join(f"{key}: {old} → {new}" for key, (old, new) in parent["changed"].items()) or "nothing"
+        out.append(f"<p>Parent run: {escape(parent['run'])}; changed since: {escape(changed)}.</p>")
+    out.append(f"<div class='scroll'><table>{artifacts}</table></div>" if artifacts else "")
+    return _section("Where it comes from", "".join(out)) if any(out) else ""
 
 
 def repeat(facts: dict[str, Any]) -> str:
@@ -225,23 +443,34 @@ def repeat(facts: dict[str, Any]) -> str:
 
 
 def next_steps(facts: dict[str, Any]) -> str:
+    own = """tunesmith init YOUR_ROWS.jsonl       # looks at your rows, writes a commented recipe
+tunesmith run recipe.yaml            # does all of the above for them"""
+    if not facts["status"]["stages"]["export"]:
+        return _section("Next, with rows of your own", f"<pre>{own}</pre>")
     return _section(
         "Next, with rows of your own",
         f"""<pre>tunesmith chat {escape(facts["run"])}        # talk to this model
 tunesmith serve {escape(facts["run"])}       # keep an OpenAI-compatible endpoint
-tunesmith init YOUR_ROWS.jsonl       # looks at your rows, writes a commented recipe
-tunesmith run recipe.yaml            # does all of the above for them</pre>""",
+{own}</pre>""",
     )
 
 
-ALL = (verdict, scores, examples, data, sample, curves, plan, parity, provenance, repeat, next_steps)
+ALL = (
+    head, verdict, tiles, scores, examples, data, sample, training, plan, parity, notes, provenance, repeat, next_steps,
+)  # fmt: skip
 
 
 def _section(title: str, body: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def _show(value: float, unit: str) -> str:
+    if not math.isfinite(value):
+        return str(value)
     return {"bytes": format_bytes, "s": format_seconds}.get(unit, format_count)(value)
 
 

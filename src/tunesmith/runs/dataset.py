@@ -12,7 +12,8 @@
     splits.npy          uint8 [N]     0 train, 1 validation, 2 test
     ledger.jsonl        one line per source position: {row, source, position, split, key, status, rule, value,
                         threshold, kept_twin, tokens, learned}
-    items.jsonl         what is asked: {row, part, messages, expected, prompt_ids}
+    items.jsonl         the held-out rows and what is asked: {row, part, split, key, messages, expected, prompt_ids};
+                        of plain text the last three are null
     samples.json        a few decoded rows as pieces [{text, learned}]
     statistics.json     counts, token lengths, funnel
 
@@ -191,7 +192,7 @@ class Dataset:
         return int(self._keys[example])
 
     def items(self, part: str | None = None) -> list[dict[str, Any]]:
-        """What is asked, all parts or one: {row, part, messages, expected, prompt_ids}."""
+        """The held-out rows of all parts or one, and what is asked of those that are chats; see items.jsonl above."""
         return [item for item in _read_lines(self.folder / "items.jsonl") if part in (None, item["part"])]
 
     def ledger(self) -> Iterator[dict[str, Any]]:

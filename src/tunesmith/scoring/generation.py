@@ -6,7 +6,8 @@ same column; position ids count real tokens only. Rows that have finished leave 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import DataError
+from tunesmith.scoring.fitting import in_fitting_groups
 from tunesmith.scoring.items import Item
 
 # Copying the cache of the rows that stay costs about one step (measured on 2 CPU cores, 3 M parameters), so it is done
@@ -27,8 +29,8 @@ class Decoder(Protocol):
     @property
     def pad_id(self) -> int: ...
     @property
-    def stop_ids(self) -> Sequence[int]: ...
-    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
+    def stop_ids(self) -> Collection[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -48,47 +50,45 @@ def generate_greedy(
     max_new_tokens: int,
     batch_size: int,
     on_progress: Callable[[int, int], None] | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> list[Answer]:
     """The most probable token, again and again, until a stop token or the limit: one answer per item, in their order.
 
     max_new_tokens: limit per answer; less where the model's context ends earlier.
-    on_progress: called with (answers finished, answers in all) after each batch.
+    on_progress: called with (answers finished, answers in all) after each batch. on_step: called before each token; it
+    may raise to stop.
     In fp32 the answers do not depend on batch_size (tests/numerics); in bf16 and fp16 near ties may turn out otherwise.
-    Raises DataError EVL-001 when a prompt alone fills the model's context.
+    A batch that does not fit on the device is cut in two. Raises DataError EVL-001 when a prompt alone fills the model's
+    context, ModelError EVL-012 when one prompt alone does not fit on the device.
     """
+    limits = _limits(model, items, max_new_tokens)
+    stop_ids = set(tokenizer.stop_ids)
+
+    def decode(batch: list[int]) -> list[list[int]]:
+        chosen = [items[index] for index in batch]
+        return _decode(model, chosen, [limits[index] for index in batch], stop_ids, tokenizer.pad_id, on_step)
+
     answers: dict[int, Answer] = {}
-    for batch in plan_batches(items, batch_size):
-        made = answer_batch(model, tokenizer, [items[index] for index in batch], max_new_tokens=max_new_tokens)
-        answers.update(zip(batch, made, strict=True))
+    for batch, made in in_fitting_groups(_batches(items, batch_size), decode, "prompt"):
+        for index, tokens in zip(batch, made, strict=True):
+            answers[index] = _answer(tokenizer, tokens[: limits[index]], stop_ids)
         if on_progress:
             on_progress(len(answers), len(items))
     return [answers[index] for index in range(len(items))]
 
 
-def plan_batches(items: Sequence[Item], batch_size: int) -> Iterator[list[int]]:
+def _batches(items: Sequence[Item], batch_size: int) -> Iterator[list[int]]:
     """Indices of the items of each batch. Longest prompts first: what does not fit in memory shows at once."""
     order = sorted(range(len(items)), key=lambda index: (-len(items[index].prompt_ids), index))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
 
 
-def answer_batch(
-    model: nn.Module,
-    tokenizer: Decoder,
-    items: Sequence[Item],
-    *,
-    max_new_tokens: int,
-    on_step: Callable[[], None] | None = None,
-) -> list[Answer]:
-    """Answers to one batch of items; see `generate_greedy`. on_step: called before each token; it may raise to stop."""
-    limits = _limits(model, items, max_new_tokens)
-    stop_ids = set(tokenizer.stop_ids)
-    answers = []
-    for tokens, limit in zip(_decode(model, items, limits, stop_ids, tokenizer.pad_id, on_step), limits, strict=True):
-        end = next((place for place, token in enumerate(tokens[:limit]) if token in stop_ids), None)
-        ids = tokens[: limit if end is None else end]
-        answers.append(Answer(ids, tokenizer.decode(ids), "length" if end is None else "stop"))
-    return answers
+def _answer(tokenizer: Decoder, tokens: list[int], stop_ids: set[int]) -> Answer:
+    """tokens: what was generated, up to the row's limit; behind a stop token the row may have run on."""
+    end = next((place for place, token in enumerate(tokens) if token in stop_ids), None)
+    ids = tokens[:end]
+    return Answer(ids, tokenizer.decode(ids), "length" if end is None else "stop")
 
 
 @torch.inference_mode()
@@ -102,7 +102,7 @@ def _decode(
 ) -> list[list[int]]:
     """Generated tokens of each row, up to and with its stop token; a row that waits to leave the batch runs on."""
     device = next(model.parameters()).device
-    input_ids_BP, mask_BP = pad_left([item.prompt_ids for item in items], pad_id, device)
+    input_ids_BP, mask_BP = _pad_left([item.prompt_ids for item in items], pad_id, device)
     position_ids_BP = (mask_BP.cumsum(1) - 1).clamp(min=0)
     # Without padding no mask is needed, and the attention may take its fast causal path.
     mask_BP = None if bool(mask_BP.all()) else mask_BP
@@ -110,16 +110,17 @@ def _decode(
     going = list(rows)
     generated: list[list[int]] = [[] for _ in items]
     cache = None
+    accepted, context = _accepted(model), _context_length(model)
     while True:
         if on_step:
             on_step()
+        asked = {"position_ids": position_ids_BP, "logits_to_keep": 1}
         out = model(
             input_ids=input_ids_BP,
             attention_mask=mask_BP,
-            position_ids=position_ids_BP,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            **{name: value for name, value in asked.items() if name in accepted},
         )
         cache = out.past_key_values
         next_ids_B = out.logits[:, -1].argmax(-1)
@@ -129,6 +130,8 @@ def _decode(
         if not going:
             return generated
         position_ids_BP = position_ids_BP[:, -1:] + 1
+        if context:  # a row that waits to leave may stand at its end already; what it says is not kept
+            position_ids_BP = position_ids_BP.clamp(max=context - 1)
         if len(going) < SHRINK_BELOW * len(rows):
             staying = set(going)
             keep = torch.tensor([place for place, row in enumerate(rows) if row in staying], device=device)
@@ -141,7 +144,7 @@ def _decode(
             mask_BP = torch.cat([mask_BP, mask_BP.new_ones(len(rows), 1)], 1)
 
 
-def pad_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def _pad_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Token ids int64 [B, P] padded on the left, and the mask int64 [B, P] that is 1 on real tokens."""
     width = max(len(ids) for ids in sequences)
     input_ids_BP = torch.full((len(sequences), width), pad_id, dtype=torch.int64)
@@ -152,14 +155,20 @@ def pad_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.devi
     return input_ids_BP.to(device), mask_BP.to(device)
 
 
-def context_length(model: nn.Module) -> int | None:
+def _context_length(model: nn.Module) -> int | None:
     """Longest sequence that the model was made for, in tokens; None where its configuration does not say."""
     config = model.config.get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
+def _accepted(model: nn.Module) -> Collection[str]:
+    """Names that the model's forward takes: not every architecture has position ids or picks logits."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inspect.signature(plain.forward).parameters
+
+
 def _limits(model: nn.Module, items: Sequence[Item], max_new_tokens: int) -> list[int]:
-    context = context_length(model)
+    context = _context_length(model)
     if context is None:
         return [max_new_tokens] * len(items)
     for item in items:

@@ -1,4 +1,4 @@
-"""What is asked and what is expected: the held-out prompts of a Dataset, by part."""
+"""What is held out: the rows of the test parts, and what is asked of those that are chats."""
 
 from __future__ import annotations
 
@@ -27,35 +27,47 @@ class Item:
     prompt_ids: Sequence[int]
 
 
-def load_items(dataset: Dataset, parts: Collection[str] | None = None, max_items: int | None = None) -> list[Item]:
-    """The items of the named parts (default: all test parts, or validation where there is no test part).
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out row. example: its index in the Dataset.
 
-    max_items: at most so many of each part, the first by the hash of their prompt and expected answer, so that the
-    choice does not depend on the order of the rows and stays when others are added.
-    Returns: items in the order of the Dataset.
+    item: what is asked; None where nothing is: plain text, or a chat whose prompt is empty under its template.
     """
-    items = [
-        Item(item["row"], item["part"], item["messages"], item["expected"] or "", item["prompt_ids"])
-        for item in dataset.items()
-    ]
-    wanted = set(held_out_parts(items) if parts is None else parts)
-    items = [item for item in items if item.part in wanted]
-    if max_items is None:
-        return items
-    kept: set[int] = set()
+
+    example: int
+    row: int
+    part: str
+    item: Item | None
+
+
+def load_held_out(
+    dataset: Dataset, max_items: int | None = None, parts: Collection[str] | None = None
+) -> list[HeldOut]:
+    """The rows of the named parts (default: all test parts, or validation where there is no other), in their order.
+
+    max_items: at most so many of each part, the first by the hash of their content, so that the choice depends neither
+    on the order of the rows nor on the tokenizer, and stays when others are added.
+    """
+    examples = {dataset.row(example): example for example in range(dataset.num_examples)}
+    entries = list(dataset.items())
+    known = list(dict.fromkeys(entry["part"] for entry in entries))
+    wanted = parts if parts is not None else [part for part in known if part != VALIDATION_PART] or known
+    chosen: set[int] = set()
     for part in wanted:
-        ranked = sorted((item for item in items if item.part == part), key=hash_order)
-        kept.update(id(item) for item in ranked[:max_items])
-    return [item for item in items if id(item) in kept]
+        own = [entry for entry in entries if entry["part"] == part]
+        if max_items is not None:
+            own = sorted(own, key=_hash_order)[:max_items]
+        chosen.update(entry["row"] for entry in own)
+    return [_held_out(entry, examples[entry["row"]]) for entry in entries if entry["row"] in chosen]
 
 
-def held_out_parts(items: Sequence[Item]) -> list[str]:
-    """The test parts in order of appearance; the validation part only where there is no other."""
-    parts = list(dict.fromkeys(item.part for item in items))
-    return [part for part in parts if part != VALIDATION_PART] or parts
+def _held_out(entry: dict[str, Any], example: int) -> HeldOut:
+    row, part = entry["row"], entry["part"]
+    if not entry["prompt_ids"]:
+        return HeldOut(example, row, part, None)
+    item = Item(row, part, entry["messages"], entry["expected"] or "", entry["prompt_ids"])
+    return HeldOut(example, row, part, item)
 
 
-def hash_order(item: Item) -> tuple[str, int]:
-    """A key that sorts items by content, not by position."""
-    content = repr((item.part, list(item.prompt_ids), item.expected)).encode("utf-8", "surrogatepass")
-    return hashlib.sha256(content).hexdigest(), item.row
+def _hash_order(entry: dict[str, Any]) -> tuple[str, int]:
+    return hashlib.sha256(f"{entry['part']}:{entry['key']}".encode("utf-8", "surrogatepass")).hexdigest(), entry["row"]

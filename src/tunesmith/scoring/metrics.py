@@ -1,6 +1,6 @@
 """Metrics of one answer against what was expected: (expected, answer, item) -> a score in [0, 1], higher is better.
 
-Perplexity is a metric of the model, not of an answer; it is handled apart (scoring/perplexity.py).
+Perplexity is a metric of the model, not of an answer: it is measured apart (scoring/perplexity.py), and lower is better.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import json
 import math
 import re
 import string
+import sys
 import types
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,13 @@ from tunesmith.errors import DataError, QuestionError, RecipeError
 from tunesmith.scoring.items import Item
 
 PERPLEXITY = "perplexity"
+LOWER_IS_BETTER = frozenset(
+    {PERPLEXITY}
+)  # of all metrics; a gain is positive where tuned is better, whatever the metric
+
+# Scripts that write no blanks between words: kana and Han. There each character counts as a word.
+NO_BLANKS = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+PIECE = re.compile(f"[{NO_BLANKS}]|[^{NO_BLANKS}]+")
 
 Score = Callable[[str, str, Item], float]
 
@@ -43,7 +52,8 @@ def exact_match(expected: str, answer: str, item: Item) -> float:
 def token_f1(expected: str, answer: str, item: Item) -> float:
     """Harmonic mean of precision and recall over words, as in SQuAD: lower case, no punctuation, no articles.
 
-    Where one side has no word left, 1 if both have none, else 0. Source: the SQuAD 2.0 evaluation script.
+    Where one side has no word left, 1 if both have none, else 0. Source: the SQuAD 2.0 evaluation script; of scripts
+    that write no blanks each character is a word, as in MLQA's.
     """
     expected_words, answer_words = _words(expected), _words(answer)
     if not expected_words or not answer_words:
@@ -54,14 +64,36 @@ def token_f1(expected: str, answer: str, item: Item) -> float:
 
 def _words(text: str) -> list[str]:
     kept = "".join(character for character in text.lower() if character not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", kept).split()
+    return _pieces(re.sub(r"\b(a|an|the)\b", " ", kept))
 
 
 def rouge_l(expected: str, answer: str, item: Item) -> float:
-    """F-measure of the longest common subsequence of words (the rouge-score package, no stemming)."""
-    if not expected.strip() and not answer.strip():
-        return 1.0
-    return float(_rouge_scorer().score(expected, answer)["rougeL"].fmeasure)
+    """F-measure of the longest common subsequence of words (the rouge-score package, no stemming).
+
+    The package throws all but a-z and 0-9 away, so that equal answers in another script score 0; here words are of any
+    script. On ASCII text the values are the package's own.
+    """
+    scorer = _rouge_scorer()
+    if not any(map(_any_script, (expected, answer))):
+        return float(expected.split() == answer.split())
+    return float(scorer.score(expected, answer)["rougeL"].fmeasure)
+
+
+def _any_script(text: str) -> list[str]:
+    """Runs of letters, digits and combining marks."""
+    kept = (c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in text.lower())
+    return _pieces("".join(kept))
+
+
+def _pieces(text: str) -> list[str]:
+    return [piece for word in text.split() for piece in PIECE.findall(word)]
+
+
+class _AnyScript:
+    """The package's interface of a tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _any_script(text)
 
 
 @cache
@@ -76,17 +108,20 @@ def _rouge_scorer() -> Any:
             expected="rouge-score >= 0.1.2",
             fix='python -m pip install "tunesmith[evaluate]", or leave rouge_l out of evaluate.metrics',
         ) from error
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(["rougeL"], tokenizer=_AnyScript())
 
 
 def json_validity(expected: str, answer: str, item: Item) -> float:
-    """1 where the answer is strict JSON and, where the expected text is a JSON object, has the same keys at the top."""
+    """1 where the answer is strict JSON of the shape that was expected: an object with the same keys at the top, a list.
+
+    Values and what lies deeper are not compared (exact_match does that); where no JSON was expected, any JSON counts.
+    """
     found, right = _parse(answer), _parse(expected)
     if found is _NOT_JSON:
         return 0.0
     if isinstance(right, dict):
         return float(isinstance(found, dict) and found.keys() == right.keys())
-    return 1.0
+    return float(isinstance(found, list) or not isinstance(right, list))
 
 
 _NOT_JSON = object()
@@ -112,13 +147,41 @@ METRICS: Mapping[str, Score] = {
 }
 
 
-def load_metric(name: str, allowed_code: Mapping[str, str]) -> Metric:
+def shown_names(asked: Sequence[str]) -> dict[str, str]:
+    """How each entry of evaluate.metrics is called in scores: an own metric by its file's name and function.
+
+    Of files with the same name as many folders are shown as tell them apart.
+    """
+    names = dict.fromkeys(asked, "")
+    for name in names:
+        parts = Path(name).parts
+        ends = ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+        others = [Path(other).parts for other in names if other != name]
+        names[name] = next(
+            (end for end in ends if not any("/".join(other).endswith("/" + end) for other in others)), name
+        )
+    return names
+
+
+def load_metrics(asked: Sequence[str], allowed_code: Mapping[str, str]) -> list[Metric]:
+    """The metrics of answers among evaluate.metrics, in order; perplexity, which judges no answer, is left out.
+
+    Raises what `load_metric` raises.
+    """
+    names = shown_names(asked)
+    return [load_metric(name, allowed_code, shown) for name, shown in names.items() if name != PERPLEXITY]
+
+
+def load_metric(name: str, allowed_code: Mapping[str, str], shown: str | None = None) -> Metric:
     """The metric of that name, or the function of "path/to/file.py:function".
 
     allowed_code: "file.py:function" -> sha256 of the file, as the user allowed it by --allow-code.
-    Raises RecipeError EVL-003 (no such metric) or EVL-005 (unusable file), QuestionError EVL-004 (code not allowed).
+    Raises RecipeError EVL-002 (package missing), EVL-003 (no such metric) or EVL-005 (unusable file), QuestionError
+    EVL-004 (code not allowed).
     """
     if name in METRICS:
+        if name == "rouge_l":
+            _rouge_scorer()  # a missing package is told before a model is loaded
         return Metric(name, METRICS[name])
     path, _, function = name.rpartition(":")
     if not path.endswith(".py"):
@@ -130,7 +193,7 @@ def load_metric(name: str, allowed_code: Mapping[str, str]) -> Metric:
             expected=f"{', '.join([*METRICS, PERPLEXITY])}, or path/to/file.py:function",
             fix=f"did you mean {close[0]}?" if close else "write a Python function (expected, answer, item) -> 0..1",
         )
-    return Metric(f"{Path(path).name}:{function}", _custom(name, Path(path), function, allowed_code))
+    return Metric(shown or shown_names([name])[name], _custom(name, Path(path), function, allowed_code))
 
 
 def _custom(name: str, path: Path, function: str, allowed_code: Mapping[str, str]) -> Score:
@@ -150,12 +213,16 @@ def _custom(name: str, path: Path, function: str, allowed_code: Mapping[str, str
             expected="your consent, because a metric can do all that you can do",
             fix="read the file, then run the same command with --allow-code",
         )
-    module = types.ModuleType(path.stem)
+    module = types.ModuleType(f"tunesmith_metric_{digest[:16]}")
     module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses and the like look their module up
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
-    except Exception as error:
-        raise _unusable(name, f"{path} fails when it is loaded: {error!r}", "a file that loads") from error
+    except (Exception, SystemExit) as error:
+        what = f"{path} fails when it is loaded: {error!r}"
+        raise _unusable(
+            name, what, "a file that loads and stands alone: the standard library and installed packages"
+        ) from error
     found = getattr(module, function, None)
     if not callable(found):
         defined = [key for key, value in vars(module).items() if isinstance(value, types.FunctionType)]
@@ -176,9 +243,7 @@ def score(metric: Metric, expected: str, answer: str, item: Item) -> float:
     """The metric's value for one answer. Raises DataError EVL-006 naming item, metric and what went wrong."""
     try:
         value = metric.score(expected, answer, item)
-    except RecipeError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(metric, item, f"raised {type(error).__name__}: {error}") from error
     try:
         number = float(value)

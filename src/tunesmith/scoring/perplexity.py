@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunesmith.modeling.forward import collate, learned_nll, micro_batches
+from tunesmith.modeling.forward import Batch, collate, learned_nll, micro_batches
 from tunesmith.modeling.packing import Layout
 from tunesmith.runs.dataset import Dataset
+from tunesmith.scoring.fitting import in_fitting_groups
+
+LOGITS_AT_ONCE = 2**28  # 1 GiB in fp32
+MAX_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -31,37 +35,72 @@ class Perplexity:
         return math.exp(min(self.loss, 700.0)) if self.weight else math.nan
 
 
-@torch.no_grad()
 def stream_perplexity(
     model: nn.Module,
     dataset: Dataset,
     examples: Sequence[int],
     *,
-    batch_tokens: int = 8192,
+    batch_tokens: int = MAX_BATCH_TOKENS,
     layout: Layout = "rows",
     on_batch: Callable[[], None] | None = None,
 ) -> Perplexity:
-    """Loss over the learned tokens of some examples. Sums are kept, logits never: memory does not grow with the set.
+    """Loss over the learned tokens of some examples together; see `row_losses`."""
+    nll_N, weight_N = row_losses(model, dataset, examples, batch_tokens=batch_tokens, layout=layout, on_batch=on_batch)
+    return Perplexity(float(nll_N.sum()), float(weight_N.sum()))
 
-    batch_tokens: tokens per forward pass, padding included. layout: packed only for a model that `choose_layout` packs. on_batch: called after each, for progress or to stop by raising.
+
+@torch.no_grad()
+def row_losses(
+    model: nn.Module,
+    dataset: Dataset,
+    examples: Sequence[int],
+    *,
+    batch_tokens: int = MAX_BATCH_TOKENS,
+    layout: Layout = "rows",
+    on_batch: Callable[[], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of each example: (summed weighted nats [N], summed weights of learned tokens [N]), float64, in their order.
+
+    Two numbers per row are kept, logits never: memory does not grow with the set.
+    examples: no one twice. batch_tokens: tokens per forward pass, padding included. layout: packed only for a model that
+    `choose_layout` packs. on_batch: called after each pass, for progress or to stop by raising.
+    Raises ModelError EVL-012 when one row alone does not fit on the device.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    nll_sum, weight = 0.0, 0.0
+    nll_N, weight_N = np.zeros(len(examples)), np.zeros(len(examples))
+    places = {int(example): place for place, example in enumerate(examples)}
+
+    def losses(group: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        batch = collate(dataset, group, layout)
+        rows_K, weights_K = rows_of(batch), batch.weights_K.numpy().astype(np.float64)
+        nll_K = learned_nll(model, batch.to(device)).double().cpu().numpy() if len(rows_K) else np.zeros(0)
+        # Summed here and not on the device: its scattered sums come in an order of their own each time.
+        nll_B, weight_B = (np.bincount(rows_K, values, len(group)) for values in (nll_K * weights_K, weights_K))
+        return nll_B, weight_B
+
     try:
-        for group in micro_batches(examples, dataset.lengths(), batch_tokens, layout):
-            batch = collate(dataset, group, layout).to(device)
-            if len(batch.targets_K):
-                nll_sum += float((learned_nll(model, batch).double() * batch.weights_K).sum())
-                weight += float(batch.weights_K.double().sum())
+        groups = micro_batches(examples, dataset.lengths(), batch_tokens, layout)
+        for group, (nll_B, weight_B) in in_fitting_groups(groups, losses, "row"):
+            found = [places[example] for example in group]
+            nll_N[found], weight_N[found] = nll_B, weight_B
             if on_batch:
                 on_batch()
     finally:
         model.train(was_training)
-    return Perplexity(nll_sum, weight)
+    return nll_N, weight_N
 
 
-def total_weight(dataset: Dataset, examples: Sequence[int]) -> float:
-    """Summed weight of the learned tokens of some examples."""
-    return float(np.sum(dataset.learned_weights()[np.asarray(examples, np.int64)]))
+def rows_of(batch: Batch) -> np.ndarray:
+    """Which of the batch's examples each learned position belongs to: int64 [K]."""
+    if batch.lengths:
+        starts_B = np.cumsum([0, *batch.lengths[:-1]])
+    else:
+        starts_B = np.arange(batch.ids_BT.shape[0]) * batch.ids_BT.shape[1]
+    return np.searchsorted(starts_B, batch.places_K.numpy(), side="right") - 1
+
+
+def batch_tokens_for(vocabulary: int) -> int:
+    """Tokens per forward pass, so that logits of about 1 GiB are held at once."""
+    return max(1, min(MAX_BATCH_TOKENS, LOGITS_AT_ONCE // vocabulary))

@@ -6,7 +6,7 @@ INFO = StageInfo(
     name="evaluate",
     needs=("dataset", "model"),
     makes=("evaluation",),
-    version=1,
+    version=2,
     keys=("evaluate", "gate", "model"),
     externals="tunesmith.stages.evaluate.externals:externals",
 )

@@ -2,180 +2,196 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tunesmith import hub
-from tunesmith.errors import FileError, GateError, UsageError
 from tunesmith.modeling.adapters import load_adapter, merge_adapter
 from tunesmith.modeling.load import DTYPES, load_model, pick_device, resolve_attention, resolve_precision
+from tunesmith.planner import hardware
 from tunesmith.recipe import Recipe
-from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
-from tunesmith.stages.export import proof
+from tunesmith.scoring.items import load_held_out
+from tunesmith.stages.export import INFO, proof, quantised
 from tunesmith.stages.export.card import model_card
+from tunesmith.stages.export.delivery import read_evaluation, refuse_held
+from tunesmith.stages.export.rendering import compare_rendering
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
     """Returns {"export": Model, "parity": Parity} and {"adapter": Adapter} where one was trained and asked for."""
-    evaluation = json.loads((inputs["evaluation"].path / "evaluation.json").read_bytes())
-    refuse_held(evaluation)
-    device = pick_device()
-    trained_in = resolve_precision(spec.model.precision, device)
-    precision = trained_in if spec.export.dtype == "auto" else spec.export.dtype
-    files = hub.resolve(spec.model.base, spec.model.revision)
-    tokenizer = load_tokenizer(files, spec.model.template)
-    dataset = Dataset(inputs["dataset"].path)
-    attention = resolve_attention(spec.model.attention, device)
-    producer = {
-        "stage": "export",
-        "recipe": spec.slice(("export", "model")),
-        "inputs": {name: a.id for name, a in inputs.items()},
-    }
-
-    def load_trained() -> nn.Module:
-        if inputs["model"].kind == "Adapter":
-            return load_adapter(
-                load_model(files, dtype=trained_in, attention=attention, device=device), inputs["model"].path
-            )
-        return load_model(inputs["model"].path, dtype=trained_in, attention=attention, device=device)
-
+    evaluation = read_evaluation(inputs["evaluation"])
+    refuse_held(evaluation, run)
+    export = Export.of(spec, inputs, run, evaluation)
     outputs: dict[str, Artifact] = {}
     if spec.export.merged:
-        outputs |= _merged(
-            spec, inputs, run, load_trained, tokenizer, dataset, evaluation, producer, precision, attention
-        )
-    if inputs["model"].kind == "Adapter" and spec.export.adapter:
-        outputs["adapter"] = _adapter(spec, inputs, run, evaluation, dataset, tokenizer, producer)
+        outputs |= _merged(export)
+    if export.has_adapter and spec.export.adapter:
+        outputs["adapter"] = _adapter(export)
     return outputs
 
 
-def refuse_held(evaluation: Mapping[str, Any]) -> None:
-    """Raises GateError EXP-001 when the gate says hold."""
-    gate = evaluation["gate"]
-    if gate["verdict"] != "ship":
-        raise GateError(
-            "EXP-001",
-            f"the gate says hold: {gate['reason']}",
-            where="gate",
-            expected="a gain whose whole interval is above gate.min_gain",
-            fix="look at report.html (fixed and broken examples); train longer or on better rows; gate.require: none ships anyway",
-        )
+@dataclass(frozen=True)
+class Export:
+    """What an export is made of. trained_in: number format of evaluation; precision: that of the exported weights."""
 
+    spec: Recipe
+    inputs: Mapping[str, Artifact]
+    run: Run
+    evaluation: Mapping[str, Any]
+    files: hub.ModelFiles
+    tokenizer: Tokenizer
+    dataset: Dataset
+    device: torch.device
+    trained_in: str
+    precision: str
 
-def export_to(run: Run, folder: Path) -> Path:
-    """Copy the exported model of a finished run out of the store, every hash checked.
+    @classmethod
+    def of(cls, spec: Recipe, inputs: Mapping[str, Artifact], run: Run, evaluation: Mapping[str, Any]) -> Export:
+        device = pick_device()
+        trained_in = resolve_precision(spec.model.precision, device)
+        precision = trained_in if spec.export.dtype == "auto" else spec.export.dtype
+        files = hub.resolve(spec.model.base, spec.model.revision)
+        tokenizer = load_tokenizer(files, spec.model.template)
+        dataset = Dataset(inputs["dataset"].path)
+        return cls(spec, inputs, run, evaluation, files, tokenizer, dataset, device, trained_in, precision)
 
-    Raises UsageError EXP-004 when there is no export yet, FileError EXP-005 when the folder is not empty.
-    """
-    outputs = run.outputs("export")
-    if not outputs:
-        raise UsageError(
-            "EXP-004",
-            f"run {run.id} has exported nothing",
-            expected="a run whose export has finished",
-            fix="tunesmith export RECIPE",
-        )
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileError(
-            "EXP-005", f"{folder} is not empty", expected="a new or empty folder", fix="choose another folder with --to"
-        )
-    run.store.verify(outputs["export"])
-    with durable.folder_aside(folder) as aside:
-        shutil.copytree(outputs["export"].path, aside, dirs_exist_ok=True)
-        durable.publish_folder(aside, folder, replace=True)
-    return folder
+    @property
+    def has_adapter(self) -> bool:
+        return self.inputs["model"].kind == "Adapter"
+
+    def trained(self, dtype: str) -> nn.Module:
+        """What was trained, its base (or, fully tuned, itself) in that number format."""
+        if self.has_adapter:
+            return load_adapter(self.load(self.files.path, dtype), self.inputs["model"].path)
+        return self.load(self.inputs["model"].path, dtype)
+
+    def load(self, path: Path, dtype: str) -> nn.Module:
+        attention = resolve_attention(self.spec.model.attention, self.device, dtype)
+        return load_model(path, dtype=dtype, attention=attention, device=self.device)
+
+    def fits_in_fp32(self) -> bool:
+        """Whether one fp32 model fits into the device's free memory. Files hold 2 bytes a weight, or 4."""
+        size = sum(path.stat().st_size for path in self.files.path.glob("*.safetensors"))
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+        else:
+            free = hardware.detect().ram_available_bytes
+        return 2.5 * size < free
+
+    def producer(self) -> dict[str, Any]:
+        return {
+            "stage": INFO.name,
+            "version": INFO.version,
+            "recipe": self.spec.slice(("export", "model")),
+            "inputs": {name: artifact.id for name, artifact in self.inputs.items()},
+        }
+
+    def card(self, kind: str) -> str:
+        notes, statistics = self.inputs["model"].notes, self.dataset.statistics
+        return model_card(self.spec, self.evaluation, notes, statistics, kind)
+
+    def leave_if_asked(self) -> None:
+        if self.run.stopping:
+            self.run.leave("while the export was being made")
 
 
 # --------------------------------------------------------------------------------------------------------- the files
 
 
-def _merged(
-    spec: Recipe,
-    inputs: Mapping[str, Artifact],
-    run: Run,
-    load_trained: Callable[[], nn.Module],
-    tokenizer: Tokenizer,
-    dataset: Dataset,
-    evaluation: Mapping[str, Any],
-    producer: Mapping[str, Any],
-    precision: str,
-    attention: str,
-) -> dict[str, Artifact]:
+def _merged(export: Export) -> dict[str, Artifact]:
     """The merged model, proven equal to what was trained before it becomes true under its name."""
-    merged = load_trained()
-    if inputs["model"].kind == "Adapter":
-        merged = merge_adapter(merged)
-    with run.store.create("Model", run.stage_key, producer=producer) as draft:
-        _write_model(draft.path, merged.to(DTYPES[precision]), tokenizer, spec)
-        card = model_card(spec, evaluation, inputs["model"].notes, dataset.statistics, "merged model")
-        (draft.path / "README.md").write_text(card)
+    run = export.run
+    merged, merge_proof = _merge(export)
+    export.leave_if_asked()
+    with run.store.create("Model", run.stage_key, producer=export.producer()) as draft:
+        _write_model(draft.path, merged.to(DTYPES[export.precision]), export.tokenizer)
         del merged
-        # The proof reads the files back from the disk, before they become true under their name.
-        exported = load_model(draft.path, dtype=precision, attention=attention, device=pick_device())
-        parity = proof.compare(load_trained(), exported, dataset, precision, "export: merged vs trained")
-        if spec.model.quantisation.type != "none":
-            parity["quantised_base"] = _distance(spec, inputs, run, exported, tokenizer, dataset, evaluation, attention)
-        draft.notes |= {"precision": precision, "max_abs_logit_difference": parity["max_abs_logit_difference"]}
+        (draft.path / "README.md").write_bytes(export.card("merged model").encode("utf-8", "backslashreplace"))
+        run.record("export", "export/written", sum(path.stat().st_size for path in draft.path.iterdir()), unit="bytes")
+        parity = {**_prove(export, draft.path), "merge": merge_proof}  # reads the files back from the disk
+        draft.notes |= {
+            "precision": export.precision,
+            "max_abs_logit_difference": parity["max_abs_logit_difference"],
+        }
     assert draft.artifact is not None
-    export = draft.artifact
-    with run.store.create("Parity", run.stage_key, producer=producer) as draft:
+    model = draft.artifact
+    with run.store.create("Parity", run.stage_key, producer=export.producer()) as draft:
         proof.write(draft.path, parity)
     assert draft.artifact is not None
-    parity_artifact = draft.artifact
     run.record("export", "export/max_abs_logit_difference", parity["max_abs_logit_difference"])
-    return {"export": export, "parity": parity_artifact}
+    run.record("export", "export/parity_equal", parity["equal"], unit="answers")
+    return {"export": model, "parity": draft.artifact}
 
 
-def _distance(
-    spec: Recipe,
-    inputs: Mapping[str, Artifact],
-    run: Run,
-    exported: nn.Module,
-    tokenizer: Tokenizer,
-    dataset: Dataset,
-    evaluation: Mapping[str, Any],
-    attention: str,
-) -> dict[str, Any]:
+def _merge(export: Export) -> tuple[nn.Module, dict[str, Any] | None]:
+    """The plain model, and the proof of the merge (None: no adapter, or proven anyway by the files in fp32).
+
+    The sum is made in fp32 and rounded once, to what is exported, wherever an fp32 model fits into memory.
+    """
+    dtype = "fp32" if export.fits_in_fp32() else export.trained_in
+    trained = export.trained(dtype)
+    if not export.has_adapter:
+        return trained, None
+    if proof.coarser(export.trained_in, export.precision) == "fp32":
+        return merge_adapter(trained), None
+    merge_proof = proof.MergeProof(trained, export.dataset, dtype)
+    merged = merge_adapter(trained)
+    return merged, merge_proof.compare(merged)
+
+
+def _prove(export: Export, folder: Path) -> dict[str, Any]:
+    """The files read back beside what was judged; after training on a quantised base also beside that."""
+    spec = export.spec
+    evaluated_in = export.evaluation["settings"]["precision"]
+    asked = proof.load_asked(export.inputs["evaluation"], load_held_out(export.dataset, spec.evaluate.max_items))
+    rendering = compare_rendering(export.tokenizer, folder, [question.item for question in asked])
+    exported = export.load(folder, export.precision)
+    parity = proof.prove(
+        export.trained(export.trained_in),
+        exported,
+        export.dataset,
+        export.tokenizer,
+        asked,
+        precision=proof.coarser(evaluated_in, export.trained_in, export.precision),
+        max_new_tokens=spec.evaluate.max_new_tokens,
+        batch_size=spec.evaluate.batch_size,
+        check=export.leave_if_asked,
+    )
+    if spec.model.quantisation.type != "none":
+        parity["quantised_base"] = _quantised_distance(export, exported, asked)
+    return {**parity, "rendering": rendering}
+
+
+def _quantised_distance(export: Export, exported: nn.Module, asked: list[proof.Asked]) -> dict[str, Any]:
     """The adapter was trained beside quantised weights and merged into unquantised ones: how much that changed."""
-    quantisation = spec.model.quantisation.type
-    device = next(exported.parameters()).device
+    spec, run = export.spec, export.run
+    kind = spec.model.quantisation.type
+    attention = resolve_attention(spec.model.attention, export.device, export.trained_in)
     base = load_model(
-        hub.resolve(spec.model.base, spec.model.revision),
-        dtype=resolve_precision(spec.model.precision, device),
+        export.files,
+        dtype=export.trained_in,
         attention=attention,
-        device=device,
+        device=export.device,
         quantisation=spec.model.quantisation,
     )
-    seen = load_adapter(base, inputs["model"].path)
-
-    def tell(done: int, total: int) -> None:
-        if run.stopping:
-            run.leave("while answers on the quantised base were compared")
-
+    seen = load_adapter(base, export.inputs["model"].path)
     found = {
-        "quantisation": quantisation,
-        "what": f"the {quantisation} base with the adapter, as training saw it, beside the exported model",
-        "merged_into": f"the unquantised base, never the {quantisation} one",
-        **proof.logit_distance(exported, seen, dataset),
-        **proof.answer_distance(
-            seen,
-            tokenizer,
-            dataset,
-            inputs["evaluation"].path / "answers.jsonl",
-            evaluation["settings"]["max_new_tokens"],
-            tell,
-        ),
+        "quantisation": kind,
+        "what": f"the {kind} base with the adapter, as training saw it, beside the exported model",
+        "merged_into": f"the unquantised base, never the {kind} one",
+        **quantised.logit_distance(exported, seen, export.dataset),
+        **quantised.answer_distance(seen, export.tokenizer, asked, spec.evaluate.max_new_tokens, export.leave_if_asked),
     }
     run.record("export", "export/merged_into", found["merged_into"])
     run.record("export", "export/kl_per_token", found["kl_per_token"], unit="nats")
@@ -183,36 +199,32 @@ def _distance(
     return found
 
 
-def _write_model(folder: Path, model: nn.Module, tokenizer: Tokenizer, spec: Recipe) -> None:
-    """Weights, config, tokenizer with its template, generation settings that stop where training stopped."""
+def _write_model(folder: Path, model: nn.Module, tokenizer: Tokenizer) -> None:
+    """Weights, config, tokenizer with its template, generation settings that answer as evaluation did."""
     model.config.use_cache = True
-    model.generation_config.eos_token_id = (
-        sorted(tokenizer.stop_ids) if len(tokenizer.stop_ids) > 1 else next(iter(tokenizer.stop_ids))
+    stop_ids = sorted(tokenizer.stop_ids)
+    # Greedy, stopping where training stopped. The base's own settings are not taken over: a repetition penalty or a
+    # temperature would make an answer that nobody has evaluated.
+    model.generation_config = type(model.generation_config)(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=stop_ids if len(stop_ids) > 1 else stop_ids[0] if stop_ids else None,
+        pad_token_id=tokenizer.pad_id,
     )
-    model.generation_config.pad_token_id = tokenizer.pad_id
-    model.generation_config.do_sample = False
     model.save_pretrained(folder)
     tokenizer.save(folder)
 
 
-def _adapter(
-    spec: Recipe,
-    inputs: Mapping[str, Artifact],
-    run: Run,
-    evaluation: Mapping[str, Any],
-    dataset: Dataset,
-    tokenizer: Tokenizer,
-    producer: Mapping[str, Any],
-) -> Artifact:
+def _adapter(export: Export) -> Artifact:
     """The adapter with tokenizer and card, as PEFT loads it."""
-    with run.store.create("Adapter", fingerprint(["export", run.stage_key]), producer=producer) as draft:
+    run, trained = export.run, export.inputs["model"].path
+    key = fingerprint(["export", run.stage_key])
+    with run.store.create("Adapter", key, producer=export.producer()) as draft:
         with tempfile.TemporaryDirectory() as scratch:
-            tokenizer.save(Path(scratch))
+            export.tokenizer.save(Path(scratch))
             shutil.copytree(scratch, draft.path, dirs_exist_ok=True)
-        for path in sorted(inputs["model"].path.glob("adapter_*")):
+        for path in sorted(trained.glob("adapter_*")):
             shutil.copyfile(path, draft.path / path.name)
-        (draft.path / "README.md").write_text(
-            model_card(spec, evaluation, inputs["model"].notes, dataset.statistics, "adapter")
-        )
+        (draft.path / "README.md").write_bytes(export.card("adapter").encode("utf-8", "backslashreplace"))
     assert draft.artifact is not None
     return draft.artifact

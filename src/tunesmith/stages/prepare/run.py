@@ -264,20 +264,21 @@ def refuse_nothing_left(ledger: list[dict[str, Any]]) -> None:
 
 
 def _items(ledger: list[dict[str, Any]], rows: dict[int, Row], tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    """What evaluation asks: the prompts of used held-out chats, with the answers they should get."""
+    """The used held-out rows: of chats the prompt that evaluation asks, and the answer it should get; of plain text none."""
     for entry in ledger:
         example = rows[entry["row"]].example
-        if entry["status"] != "used" or entry["split"] == "train" or example is None or example.text is not None:
+        if entry["status"] != "used" or entry["split"] == "train" or example is None:
             continue
         said = rows[entry["row"]].split == "test"
-        part = entry["source"] if said else entry["split"]
+        is_chat = example.text is None
         yield {
             "row": entry["row"],
-            "part": part,
+            "part": entry["source"] if said else entry["split"],
             "split": entry["split"],
-            "messages": [m.to_json() for m in example.prompt],
-            "expected": example.answer,
-            "prompt_ids": tokenizer.encode_prompt(example.prompt),
+            "key": entry["key"],
+            "messages": [m.to_json() for m in example.prompt] if is_chat else None,
+            "expected": example.answer if is_chat else None,
+            "prompt_ids": tokenizer.encode_prompt(example.prompt) if is_chat else None,
         }
 
 

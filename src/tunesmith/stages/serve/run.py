@@ -191,6 +191,8 @@ def served_model(target: Run | Path) -> tuple[Path, str, Serve, Path | None]:
         obey_gate(read_evaluation(evaluation["evaluation"]))
     if not export or "export" not in export:
         raise _nothing_to_serve(f"run {target.id} has no exported model.")
+    if not evaluation:
+        raise _nothing_to_serve(f"the evaluation of run {target.id} is gone, so nothing says that it may be served.")
     return export["export"].path, target.recipe.name, target.recipe.serve, target.path
 
 

@@ -1,4 +1,4 @@
-"""The plan's arithmetic; the report of finished and of stopped runs."""
+"""The plan's arithmetic."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from tunesmith.planner import plan
 from tunesmith.planner.hardware import Gpu, Hardware, detect
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Recipe, parse_recipe
-from tunesmith.report import build, charts
-from tunesmith.runs.run import Run
 
 LLAMA_8B = {
     "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256,
@@ -74,25 +72,3 @@ def test_this_machine_is_seen() -> None:
     found = detect()
     assert found.cores >= 1
     assert found.ram_bytes >= found.ram_available_bytes > 0
-
-
-def test_a_run_that_failed_has_a_report_that_says_where_and_escapes_what_it_shows(tmp_path: Path) -> None:
-    run = Run.open_or_create(tmp_path, recipe())
-    run.record(
-        "prepare",
-        "stage/failed",
-        {"error": "DAT-031", "what": "no row in <script>alert(1)</script>", "exit_status": 65, "problems": []},
-    )
-    page = build(run).read_text()
-    assert "Stopped in prepare" in page
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert json.loads((run.path / "report.json").read_text())["status"]["trouble"]["stage"] == "prepare"
-
-
-def test_charts_draw_what_they_are_given() -> None:
-    drawn = charts.lines({"loss": [(1, 3.0), (2, float("nan")), (3, 0.5)]}, "step", "loss", log=True)
-    assert drawn.count("<circle") == 2
-    assert "nan" not in drawn
-    assert charts.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert charts.lines({}, "x", "y") == ""
