@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunesmith.modeling.forward import collate, learned_nll, micro_batches
+from tunesmith.modeling.forward import collate, input_device, learned_nll, micro_batches
 from tunesmith.modeling.packing import Layout
 from tunesmith.runs.dataset import Dataset
 
@@ -47,7 +47,7 @@ def stream_perplexity(
     """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    device = input_device(model)
     nll_sum, weight = 0.0, 0.0
     try:
         for group in micro_batches(examples, dataset.lengths(), batch_tokens, layout):

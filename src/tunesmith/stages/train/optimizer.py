@@ -47,12 +47,13 @@ def load_state_tensors(
 ) -> None:
     """The reverse of `state_tensors`, bit for bit."""
     for name, parameter in parameters:
-        for slot in _slots(tensors, name):
+        for slot in slots_of(tensors, name):
             value = tensors[f"{slot}.{name}"]
             # AdamW keeps its step count on the CPU unless it is fused on a GPU.
             device = parameter.device if value.ndim or parameter.device.type == "cuda" else torch.device("cpu")
             optimizer.state[parameter][slot] = value.to(device)
 
 
-def _slots(tensors: Iterable[str], name: str) -> list[str]:
+def slots_of(tensors: Iterable[str], name: str) -> list[str]:
+    """The slots that a checkpoint's state holds for one parameter, such as exp_avg."""
     return [key[: -len(name) - 1] for key in tensors if key.endswith(f".{name}") and "." not in key[: -len(name) - 1]]
