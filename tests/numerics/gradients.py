@@ -92,12 +92,13 @@ def step_gradients(**settings: object) -> dict[str, Tensor]:
 
 # ---------------------------------------------------------------------- what is asked of every engine, one or two processes
 
-CONSTANT = ("train.schedule={type: constant, warmup: 0}", "train.learning_rate=1.0")
+RATE = 0.1
+CONSTANT = ("train.schedule={type: constant, warmup: 0}", f"train.learning_rate={RATE}")
 ADAMW = ("train.optimizer={type: adamw, weight_decay: 0.1}", "train.learning_rate=0.001", "train.max_grad_norm=0.5")
 
 
 def trajectory(steps: int = 10, **settings: object) -> dict[str, object]:
-    """SGD at rate 1, so that the first step's gradients are what its update took away.
+    """SGD at a constant rate, so that the first step's gradients are what its update took away, divided by the rate.
 
     gradients, weights: of the first step, after the last one ({} elsewhere than in the first process). norms: before
     clipping. labels: weight of what this process learned from, per step.
@@ -114,7 +115,7 @@ def trajectory(steps: int = 10, **settings: object) -> dict[str, object]:
         labels.append(float(loop.learned_weights[mine].sum()))
         if number == 1:
             after = loop.engine.whole_parameters()
-            gradients = {name: start[name] - value for name, value in after.items()}
+            gradients = {name: (start[name] - value) / RATE for name, value in after.items()}
     weights = loop.engine.whole_parameters()
     loop.engine.close()
     return {"gradients": gradients, "weights": weights, "norms": norms, "labels": labels}

@@ -166,13 +166,17 @@ def test_a_process_without_examples_takes_part(gloo_pair: GlooPair, place: dict[
 
 
 @pytest.mark.parametrize("engine", ["fsdp", "zero1", "zero2", "zero3"])
-def test_in_bf16_weights_and_state_are_kept_in_fp32(gloo_pair: GlooPair, place: dict[str, str], engine: str) -> None:
-    settings = {**place, "adapter": "lora", "first": 1, "last": 3, "precision": "bf16"}
-    weights, state = gradients.some_steps(**settings)
-    found, held = gloo_pair.call("gradients:some_steps", **settings, engine=ENGINES[engine])[0]
-    assert any(not torch.equal(value.bfloat16().float(), value) for value in found.values())
-    assert_close(found, weights, tolerance=2e-3)
-    assert_close(held, state, tolerance=2e-2)
+def test_in_bf16_gradients_are_near_and_weights_are_kept_in_fp32(
+    gloo_pair: GlooPair, place: dict[str, str], engine: str
+) -> None:
+    settings = {**place, "adapter": "lora", "steps": 2, "precision": "bf16", "micro_batch": 1}
+    one = gradients.trajectory(**settings)
+    two, _ = gloo_pair.call("gradients:trajectory", **settings, engine=ENGINES[engine])
+    for name, expected in one["gradients"].items():
+        assert (two["gradients"][name] - expected).norm() < 0.03 * expected.norm(), name
+    weights = two["weights"].values()
+    assert all(value.dtype == torch.float32 for value in weights)
+    assert all(not torch.equal(value.bfloat16().float(), value) for value in weights)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -182,10 +186,11 @@ def test_keys_of_a_file_that_are_obeyed_change_no_gradient(
     """All obeyed keys at once, each away from its default; what they write goes to a folder of its own."""
     from tunesmith.stages.train.engines.deepspeed_config import ROWS
 
-    only_cuda = ("pin_memory",)
+    # pin_memory is for offloading; the others make each module's pass wait for the garbage collector or fill the log.
+    left_out = ("pin_memory", "memory_breakdown", "comms_logger.verbose", "dump_state", "log_level")
     content: dict[str, Any] = {"zero_optimization": {"stage": stage}}
     for row in ROWS:
-        if row.act != "obeyed" or row.key.endswith(only_cuda) or "stage3" in row.key and stage != 3:
+        if row.act != "obeyed" or row.key.endswith(left_out) or ("stage3" in row.key and stage != 3):
             continue
         node, value = content, row.other
         *above, last = row.key.removesuffix(".*").split(".")
@@ -198,6 +203,7 @@ def test_keys_of_a_file_that_are_obeyed_change_no_gradient(
     first, _ = gloo_pair.call("gradients:trajectory", **settings)
     assert_close(first["gradients"], alone["lora"]["gradients"])
     assert_close(first["weights"], alone["lora"]["weights"])
+    assert (tmp_path / "profile.txt").exists(), "the profiler was obeyed"
     assert list(tmp_path.rglob("*.csv")), "the monitor was obeyed"
 
 

@@ -51,7 +51,7 @@ def load_state_tensors(
             value = tensors[f"{slot}.{name}"]
             # AdamW keeps its step count on the CPU unless it is fused on a GPU.
             device = parameter.device if value.ndim or parameter.device.type == "cuda" else torch.device("cpu")
-            optimizer.state[parameter][slot] = value.to(device)
+            optimizer.state[parameter][slot] = value.to(device, copy=True)
 
 
 def slots_of(tensors: Iterable[str], name: str) -> list[str]:

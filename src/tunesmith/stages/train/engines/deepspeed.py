@@ -178,6 +178,8 @@ class DeepSpeedEngine(GroupEngine):
 
     def gather_state(self) -> dict[str, Tensor]:
         held = self.engine.optimizer.optimizer.state.get(self._partitions()[0], {})
+        if held:
+            self._link_state()
         found = {}
         for name, parameter in self.parameters:
             for slot, value in held.items():
@@ -224,6 +226,11 @@ class DeepSpeedEngine(GroupEngine):
                 else:  # AdamW's step count, the same for all
                     on_gpu = partition.device.type == "cuda"
                     inner.state[partition][slot] = value.clone().to(partition.device if on_gpu else "cpu")
+        self._link_state()
+
+    def _link_state(self) -> None:
+        """Parameters of stages 1 and 2 find their part of the state through links. DeepSpeed makes all of them after
+        the first group's first update, when the second group has no state yet (0.19.8): here they are made anew."""
         if self.stage != 3:
             self.engine.optimizer._hp_optimizer_states_linked = False
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()

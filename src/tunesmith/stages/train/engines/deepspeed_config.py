@@ -212,7 +212,10 @@ ROWS: tuple[Row, ...] = (
     Row("zero_optimization.allgather_bucket_size", "obeyed", "elements per message; ours: 2e8", _constant(BUCKET), other=1_000_000),
     Row("zero_optimization.allgather_partitions", "refused", NOT_READ, harmless=(True,), other=False),
     Row("zero_optimization.compute_grad_norm", "overridden", "the norm is told with each step", other=False),
-    Row("zero_optimization.round_robin_gradients", "obeyed", "stages 1 and 2", other=True),
+    Row(
+        "zero_optimization.round_robin_gradients", "refused", "DeepSpeed 0.19.8 then gathers weights from the wrong places, and "
+        "checkpoints would be wrong", harmless=(False,), other=True,
+    ),
     Row("zero_optimization.parameter_alignment", "obeyed", "stages 1 and 2", other=True),
     Row("zero_optimization.ignore_unused_parameters", "obeyed", "stage 2 with offloading", other=False),
     Row("zero_optimization.sub_group_size", "obeyed", "elements per update; stage 3", other=3000),
@@ -598,7 +601,7 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         row = BY_KEY.get(f"{key}.*")
         if isinstance(value, dict) and value and (row is None or row.act != "obeyed"):
             yield from _leaves(value, f"{key}.")
-        elif value != {}:
+        elif value != {} or row_of(key) is None or row_of(key).key.endswith("*"):  # type: ignore[union-attr]
             yield key, value
 
 

@@ -144,10 +144,11 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", copy=True).contiguous()
 
 
+@torch.no_grad()
 def _shard_of(whole: Tensor, like: Tensor) -> Tensor:
-    """This process's shard of a whole tensor, cut and placed as `like` is; no message is sent."""
-    if not isinstance(like, DTensor):
-        return whole.to(like.device)
-    mesh, placements = like.device_mesh, like.placements
-    cut = distribute_tensor(whole.to(group_device()), mesh, placements, src_data_rank=None)
-    return cut.to(like.device)
+    """This process's shard of a whole tensor, cut and placed as `like` is; no message is sent, nothing is shared."""
+    shard = torch.zeros_like(like, dtype=whole.dtype)
+    if isinstance(like, DTensor):
+        whole = distribute_tensor(whole.to(group_device()), like.device_mesh, like.placements, src_data_rank=None)
+    _local(shard).copy_(_local(whole))
+    return shard
