@@ -30,6 +30,7 @@ LIGHT = (
 )
 HEAVY = {"torch", "transformers", "daft", "peft", "numpy", "trl", "pyarrow", "tokenizers", "safetensors"}
 DOORS = {
+    "deepspeed": ("stages/train/engines/deepspeed.py",),
     "daft": ("stages/prepare/frames.py",),
     "huggingface_hub": ("hub/download.py",),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),

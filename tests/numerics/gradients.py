@@ -185,7 +185,9 @@ def held_numbers(**settings: object) -> dict[str, int]:
     parts = [(id(p) in trained, _held(p), getattr(p, "ds_numel", p.numel())) for p in engine.model.parameters()]
     optimizer = getattr(engine, "engine", None)
     inner = optimizer.optimizer.optimizer if optimizer else engine.optimizer
-    state = [value for slots in inner.state.values() for value in slots.values() if torch.is_tensor(value) and value.ndim]
+    state = [
+        value for slots in inner.state.values() for value in slots.values() if torch.is_tensor(value) and value.ndim
+    ]
     found = {
         "trained": sum(held for is_trained, held, _ in parts if is_trained),
         "frozen": sum(held for is_trained, held, _ in parts if not is_trained),

@@ -126,14 +126,26 @@ def test_a_checkpoint_of_any_engine_goes_on_in_any_other(
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_each_process_holds_its_shard_only(gloo_pair: GlooPair, place: dict[str, str], tmp_path: Path, adapter: str) -> None:
+def test_each_process_holds_its_shard_only(
+    gloo_pair: GlooPair, place: dict[str, str], tmp_path: Path, adapter: str
+) -> None:
     file = tmp_path / "ds.json"
     file.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}))
     engines = {**ENGINES, "zero3": f"{{type: deepspeed, config: {file}}}"}
-    sharded = {"ddp": (), "fsdp": ("trained", "frozen", "state"), "zero1": ("state",), "zero2": ("state",), "zero3": ("trained", "frozen", "state")}
+    sharded = {
+        "ddp": (),
+        "fsdp": ("trained", "frozen", "state"),
+        "zero1": ("state",),
+        "zero2": ("state",),
+        "zero3": ("trained", "frozen", "state"),
+    }
     for engine, parts in sharded.items():
         held = gloo_pair.call("gradients:held_numbers", **place, adapter=adapter, engine=engines[engine])
-        whole = {"trained": held[0]["all_trained"], "frozen": held[0]["all_frozen"], "state": 2 * held[0]["all_trained"]}
+        whole = {
+            "trained": held[0]["all_trained"],
+            "frozen": held[0]["all_frozen"],
+            "state": 2 * held[0]["all_trained"],
+        }
         assert (whole["frozen"] > 0) == (adapter == "lora")
         for part, numbers in whole.items():
             for one in held:
@@ -223,7 +235,9 @@ def by_one(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return found
 
 
-@pytest.mark.parametrize(("engine", "method"), [("fsdp", "full"), ("fsdp", "lora"), ("zero2", "full"), ("zero3", "full"), ("zero3", "lora")])
+@pytest.mark.parametrize(
+    ("engine", "method"), [("fsdp", "full"), ("fsdp", "lora"), ("zero2", "full"), ("zero3", "full"), ("zero3", "lora")]
+)
 def test_the_stage_stopped_on_one_process_goes_on_and_ends_as_one_process_does(
     gloo_pair: GlooPair, tiny_model_dir: Path, tmp_path: Path, by_one: dict[str, Any], engine: str, method: str
 ) -> None:
@@ -244,6 +258,9 @@ def test_the_stage_stopped_on_one_process_goes_on_and_ends_as_one_process_does(
             assert training.values(name)[step] == pytest.approx(value, rel=1e-4)
     assert 3 in training.values("train/resumed").values(), "stopped after step 2, it finished step 3 and saved"
     for other in ("config.json", "adapter_config.json"):
-        ours, theirs = Path(folder) / other, one.run.store.find("Model" if method == "full" else "Adapter", "abc").path / other
+        ours, theirs = (
+            Path(folder) / other,
+            one.run.store.find("Model" if method == "full" else "Adapter", "abc").path / other,
+        )
         assert ours.exists() == theirs.exists()
         assert not ours.exists() or json.loads(ours.read_bytes()) == json.loads(theirs.read_bytes())

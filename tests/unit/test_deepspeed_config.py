@@ -14,10 +14,20 @@ import pytest
 from tunesmith.errors import FileError, RecipeError
 from tunesmith.recipe import parse_recipe
 from tunesmith.recipe.tree import Train
-from tunesmith.stages.train.engines.deepspeed_config import BUCKET, DEFAULTS, ROWS, Facts, Row, engine_config, read_config
+from tunesmith.stages.train.engines.deepspeed_config import (
+    BUCKET,
+    DEFAULTS,
+    ROWS,
+    Facts,
+    Row,
+    engine_config,
+    read_config,
+)
 
 OBEYED = [row for row in ROWS if row.act == "obeyed"]
-OFFLOADED = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}}
+OFFLOADED = {
+    "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+}
 
 
 def train(*overrides: str) -> Train:
@@ -68,13 +78,18 @@ def test_auto_of_an_obeyed_key_is_filled_or_refused(row: Row) -> None:
         return
     config, _ = engine_config(nested(row.key, "auto"), facts(precision="bf16"))
     filled = at(config, row.key)
-    assert filled not in (None, "auto") or row.key.endswith("keep_in_fp32_modules"), "the word itself is DeepSpeed's own"
+    assert filled not in (None, "auto") or row.key.endswith("keep_in_fp32_modules"), (
+        "the word itself is DeepSpeed's own"
+    )
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.act == "recipe"], ids=lambda row: row.key)
 def test_a_key_that_the_recipe_decides_is_filled_and_never_contradicts_it(row: Row) -> None:
     sgd = ["train.optimizer={type: sgd, momentum: 0.25}"] if row.key.endswith("momentum") else []
-    explicit = {"zero_optimization.stage": "zero_stage=2", "zero_optimization.offload_optimizer.device": "offload_optimizer=none"}
+    explicit = {
+        "zero_optimization.stage": "zero_stage=2",
+        "zero_optimization.offload_optimizer.device": "offload_optimizer=none",
+    }
     explicit["zero_optimization.offload_param.device"] = "offload_parameters=none"
     known = facts(*sgd, *([f"train.engine.{explicit[row.key]}"] if row.key in explicit else []))
     assert row.value is not None
@@ -117,7 +132,9 @@ def test_a_refused_key_is_refused_by_name_unless_it_asks_for_nothing(row: Row) -
 
 
 def test_settings_of_fp16_are_no_matter_without_fp16() -> None:
-    assert engine_config({"fp16": {"enabled": "auto", "loss_scale": 0, "hysteresis": 2}}, facts(precision="bf16"))[1] == []
+    assert (
+        engine_config({"fp16": {"enabled": "auto", "loss_scale": 0, "hysteresis": 2}}, facts(precision="bf16"))[1] == []
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- whole files
@@ -159,7 +176,9 @@ def test_without_a_file_stage_2_has_our_own_buckets() -> None:
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_what_a_file_leaves_out_is_deepspeeds_own_default_but_for_what_is_learned(stage: int) -> None:
-    config, _ = engine_config({}, facts(f"train.engine.zero_stage={stage}", "train.max_grad_norm=null", precision="bf16"))
+    config, _ = engine_config(
+        {}, facts(f"train.engine.zero_stage={stage}", "train.max_grad_norm=null", precision="bf16")
+    )
     assert config["zero_optimization"] == {"stage": stage}
     assert config["gradient_clipping"] == 0.0, "silence would clip at 1.0"
     assert config["data_types"]["grad_accum_dtype"] == "fp32"
@@ -172,7 +191,14 @@ def test_all_problems_come_at_once_each_with_its_next_move() -> None:
         "bf16": {"enabled": True}, "amp": {"enabled": True},
     }  # fmt: skip
     error = told(user, facts())
-    assert [problem.code for problem in error.problems] == ["TRN-031", "TRN-032", "TRN-032", "TRN-032", "TRN-032", "TRN-033"]
+    assert [problem.code for problem in error.problems] == [
+        "TRN-031",
+        "TRN-032",
+        "TRN-032",
+        "TRN-032",
+        "TRN-032",
+        "TRN-033",
+    ]
     for move in (
         "zero_optimization.stage  (did you mean this?)", "--set train.max_grad_norm=null", '"type": "auto" in the file',
         "--set train.optimizer.beta1=0.8 --set train.optimizer.beta2=0.9", "--set model.precision=bf16", "remove amp.enabled",
@@ -223,7 +249,11 @@ def parsed(config: dict[str, Any]) -> dict[str, Any]:
     """What DeepSpeed's own reader makes of a configuration, as plain data."""
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    return {name: plain(value) for name, value in vars(DeepSpeedConfig(copy.deepcopy(config))).items() if name != "_param_dict"}
+    return {
+        name: plain(value)
+        for name, value in vars(DeepSpeedConfig(copy.deepcopy(config))).items()
+        if name != "_param_dict"
+    }
 
 
 def plain(value: Any) -> Any:
@@ -250,7 +280,9 @@ def test_deepspeed_reads_what_is_obeyed(deepspeed: Any, row: Row) -> None:
 
 
 def test_offloading_reaches_deepspeed(deepspeed: Any) -> None:
-    config, _ = engine_config(None, facts("train.engine={type: deepspeed, zero_stage: 3, offload_optimizer: cpu, offload_parameters: cpu}"))
+    config, _ = engine_config(
+        None, facts("train.engine={type: deepspeed, zero_stage: 3, offload_optimizer: cpu, offload_parameters: cpu}")
+    )
     zero = parsed(config)["zero_config"]
     assert (zero["offload_optimizer"]["device"], zero["offload_param"]["device"]) == ("cpu", "cpu")
 
@@ -261,7 +293,10 @@ def test_every_key_that_deepspeed_knows_has_a_row(deepspeed: Any) -> None:
     from deepspeed.monitor.config import CSVConfig, TensorBoardConfig
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
 
     from tunesmith.stages.train.engines.deepspeed_config import row_of
 
@@ -271,7 +306,9 @@ def test_every_key_that_deepspeed_knows_has_a_row(deepspeed: Any) -> None:
         "fp16": DeepSpeedFP16Config, "comms_logger": CommsLoggerConfig, "tensorboard": TensorBoardConfig, "csv_monitor": CSVConfig,
     }  # fmt: skip
     names = {
-        f"{section}.{field.alias or name}" for section, model in known.items() for name, field in model.model_fields.items()
+        f"{section}.{field.alias or name}"
+        for section, model in known.items()
+        for name, field in model.model_fields.items()
     }
     sections = {"zero_optimization.offload_param", "zero_optimization.offload_optimizer"}
     assert sorted(name for name in names - sections if row_of(name) is None) == []

@@ -59,9 +59,7 @@ def _dealt(place: int, world_size: int) -> int:
     return seat if turn % 2 == 0 else world_size - 1 - seat
 
 
-def num_rounds(
-    examples: list[int], lengths: np.ndarray, budget_tokens: int, layout: Layout, world_size: int
-) -> int:
+def num_rounds(examples: list[int], lengths: np.ndarray, budget_tokens: int, layout: Layout, world_size: int) -> int:
     """The largest number of micro-batches that any of the processes makes of its share of some examples."""
     shares = (share(examples, lengths, rank, world_size) for rank in range(world_size))
     return max(len(micro_batches(mine, lengths, budget_tokens, layout)) for mine in shares)

@@ -14,7 +14,6 @@ from tunesmith.stages.train.loop import Loop
 from tunesmith.stages.train.memory import PeakMemory
 
 
-
 def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -> int:
     """The largest of asked, asked/2, ... that goes through on every process; what was measured is recorded.
 

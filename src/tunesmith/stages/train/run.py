@@ -162,7 +162,10 @@ class Training:
         """Model, optimizer and loop. After this all tensors are as they are before step 1."""
         spec, state = self.spec, self.state
         context = StepContext(spec.seed)
-        model = _model(spec, self.files, state, self.engine.loads_on or self.device, context)
+        # What runs on a GPU only is looked at there before weights are cut into shards.
+        on_gpu = state.attention == "flash_attention_2"
+        device = self.device if on_gpu else self.engine.loads_on or self.device
+        model = _model(spec, self.files, state, device, context)
         state.attention = getattr(model.config, "_attn_implementation", None) or state.attention
         self._check_vocabulary(model)
         longest = int(self.dataset.lengths().max())

@@ -1,9 +1,9 @@
 """What becomes of each key of a DeepSpeed JSON file: one table, which drives behaviour, tests and docs/deepspeed.md. Light.
 
-    obeyed      handed to DeepSpeed as it is; "auto" is filled in where the row says with what
-    recipe      the recipe decides: "auto" and an equal value are fine, another one is refused with both values
-    overridden  ours holds, and the reason is told once
-    refused     what it asks for cannot be had here; a value that asks for nothing is left out in silence
+obeyed      handed to DeepSpeed as it is; "auto" is filled in where the row says with what
+recipe      the recipe decides: "auto" and an equal value are fine, another one is refused with both values
+overridden  ours holds, and the reason is told once
+refused     what it asks for cannot be had here; a value that asks for nothing is left out in silence
 """
 
 from __future__ import annotations
@@ -531,7 +531,13 @@ class _Answer:
                     where=where,
                 )
             elif section == "offload_param" and stage != 3:
-                self._refuse("TRN-037", f"cpu at stage {stage}, which keeps all weights", "stage 3", f"{where}: none", where=where)
+                self._refuse(
+                    "TRN-037",
+                    f"cpu at stage {stage}, which keeps all weights",
+                    "stage 3",
+                    f"{where}: none",
+                    where=where,
+                )
 
     def _said(self, name: str) -> bool:
         return getattr(self.facts.engine, name) != AUTO
@@ -601,7 +607,7 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         row = BY_KEY.get(f"{key}.*")
         if isinstance(value, dict) and value and (row is None or row.act != "obeyed"):
             yield from _leaves(value, f"{key}.")
-        elif value != {} or row_of(key) is None or row_of(key).key.endswith("*"):  # type: ignore[union-attr]
+        elif value != {} or not any(row.key.startswith(f"{key}.") and row.key != f"{key}.*" for row in ROWS):
             yield key, value
 
 
