@@ -15,7 +15,7 @@ _PLACES = {
     "make_engine": "choice",
 }
 
-__all__ = ["DeepSpeedEngine", "FsdpEngine", "LocalEngine", "ReplicaEngine", "Verdict", "make_engine"]  # noqa: F822
+__all__ = ["DeepSpeedEngine", "FsdpEngine", "LocalEngine", "ReplicaEngine", "Verdict", "make_engine"]
 
 
 def __getattr__(name: str) -> Any:
