@@ -41,6 +41,7 @@ HEAVY = {
     "bitsandbytes",
 }
 DOORS = {
+    "deepspeed": ("stages/train/engines/deepspeed.py",),
     "daft": ("stages/prepare/frames.py",),
     "huggingface_hub": ("hub/download.py",),
     "bitsandbytes": ("modeling/patches.py", "modeling/quantise.py", "stages/train/optimizer.py"),

@@ -200,6 +200,38 @@ def training(bench: Bench, overrides: tuple[str, ...]) -> Any:
     return {name: small.values(name) for name in names}, chosen, left, layouts
 
 
+def engine(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The engine of one process, whether its layers stay whole after a forward pass, or the refusal."""
+    import torch
+
+    from tunesmith.errors import RecipeError
+    from tunesmith.modeling.load import load_model
+    from tunesmith.stages.train.engines import make_engine
+    from tunesmith.stages.train.engines.fsdp import decoder_layers
+
+    try:
+        made = make_engine(bench.recipe(overrides).train)
+    except RecipeError as error:
+        return str(error)
+    if made.name != "fsdp":
+        return made.name
+    model = load_model(bench.tiny, device=torch.device("cpu"))
+    made.wrap(model, lambda parameters: torch.optim.SGD([p for _, p in parameters], lr=0.1))
+    model(input_ids=torch.ones(1, 4, dtype=torch.int64), use_cache=False)
+    whole = {type(parameter.data).__name__ for layer in decoder_layers(model) for parameter in layer.parameters()}
+    made.close()
+    return made.name, whole
+
+
+def deepspeed_is_told(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """DeepSpeed's configuration on a machine with GPUs."""
+    from tunesmith.stages.train.engines.deepspeed_config import Facts, engine_config, read_config
+
+    (bench.folder / "ds.json").write_text('{"zero_optimization": {"stage": 1}}')
+    known = Facts(bench.recipe(overrides).train, "bf16", world_size=2, hidden_size=64)
+    return engine_config(read_config(known.engine), known)
+
+
 def worsening(bench: Bench, overrides: tuple[str, ...]) -> Any:
     """As `training`, one whose validation improves for a few steps and worsens afterwards."""
     return training(bench, (*WORSENING, "train.evaluate_every=1", *overrides))
@@ -377,6 +409,8 @@ ALL_MODEL = ("prepare", "train", "evaluate", "export")
 LATER = ("train", "evaluate", "export")  # they load the model
 SET_APART = ("data.on_bad_row=quarantine", "data.max_bad_share=0.2")
 SGD = ("train.optimizer=sgd",)
+FSDP = ("train.engine.type=fsdp",)
+DEEPSPEED = ("train.engine.type=deepspeed",)
 STOPPING = ("train.early_stopping={patience: 2}",)
 SHORT = (*SET_APART, "data.sources=[short.jsonl]")
 FIELDS = ("data.sources=[{path: rows.jsonl}]", *SET_APART)
@@ -446,6 +480,13 @@ EFFECTS: dict[str, Effect] = {
     "train.early_stopping.min_delta": Effect(worsening, STOPPING),
     "train.processes": Effect(launched),
     "train.threads": Effect(plan),
+    "train.engine.type": Effect(engine, other="fsdp"),
+    "train.engine.reshard_after_forward": Effect(engine, FSDP),
+    "train.engine.cpu_offload": Effect(engine, FSDP),
+    "train.engine.zero_stage": Effect(deepspeed_is_told, DEEPSPEED),
+    "train.engine.offload_optimizer": Effect(deepspeed_is_told, DEEPSPEED),
+    "train.engine.offload_parameters": Effect(deepspeed_is_told, (*DEEPSPEED, "train.engine.zero_stage=3")),
+    "train.engine.config": Effect(deepspeed_is_told, DEEPSPEED),
     "evaluate.metrics": Effect(evaluation),
     "evaluate.max_new_tokens": Effect(evaluation, other=9),
     "evaluate.batch_size": Effect(evaluation, other=2),

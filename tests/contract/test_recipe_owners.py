@@ -30,6 +30,13 @@ def test_the_page_of_keys_is_current() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_table_of_deepspeeds_keys_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/deepspeed_page.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_shipped_recipe_loads() -> None:
     found = [*ROOT.glob("examples/**/recipe.yaml"), *ROOT.glob("recipes/*.yaml"), *ROOT.glob("benchmarks/**/*.yaml")]
     assert found

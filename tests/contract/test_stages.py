@@ -16,8 +16,8 @@ import importlib, json, sys
 from tunesmith.runner.stages import STAGES, load_stages
 found = {}
 for stage in load_stages(STAGES, "serve"):
-    if stage.info.externals:
-        importlib.import_module(stage.info.externals.partition(":")[0])
+    for place in filter(None, (stage.info.externals, stage.info.checks)):
+        importlib.import_module(place.partition(":")[0])
     found[stage.info.name] = [name for name in HEAVY if name in sys.modules]
 print(json.dumps(found))
 """

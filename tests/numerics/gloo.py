@@ -9,7 +9,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180  # the first call imports torch, transformers and DeepSpeed, perhaps on a busy machine
 
 
 def _serve(rank: int, store: str, pipe: Connection) -> None:

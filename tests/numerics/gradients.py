@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tunesmith.modeling.adapters import attach_lora
 from tunesmith.modeling.dropout import StepContext
-from tunesmith.modeling.forward import micro_batches
+from tunesmith.modeling.forward import collate, learned_logits, micro_batches
 from tunesmith.modeling.load import load_model, recompute_activations
 from tunesmith.modeling.packing import choose_layout
 from tunesmith.recipe import Lora, parse_recipe
 from tunesmith.recipe.tree import Model
 from tunesmith.runs.dataset import Dataset
 from tunesmith.stages.train.batches import Order, share
-from tunesmith.stages.train.engines import LocalEngine, ReplicaEngine
+from tunesmith.stages.train.engines import make_engine
 from tunesmith.stages.train.loop import Loop
 from tunesmith.stages.train.optimizer import make_optimizer
 
@@ -52,25 +55,29 @@ def make_loop(
     dropout: float = 0.0,
     micro_batch: int = 2,
     recompute: bool = False,
-    processes: int = 1,
     packed: bool = False,
     quantisation: str = "none",
+    engine: str = "auto",
+    overrides: Sequence[str] = (),
+    precision: str = "fp32",
 ) -> Loop:
-    """The loop as the stage builds it, with SGD, whose updates show the scale of gradients (AdamW's hide it)."""
-    recipe = parse_recipe(
-        "{data: {sources: rows.jsonl}}",
-        [f"train.batch_size={BATCH}", "train.optimizer={type: sgd}", "train.learning_rate=0.5", "train.epochs=9"],
-    )
+    """The loop as the stage builds it, with SGD, whose updates show the scale of gradients (AdamW's hide it).
+
+    engine: as in the recipe. Called in one of several processes, it is one of several engines.
+    """
+    settings = [f"train.batch_size={BATCH}", "train.optimizer={type: sgd}", "train.learning_rate=0.5", "train.epochs=9"]
+    settings += ["train.max_grad_norm=null", f"train.engine={engine}"]
+    recipe = parse_recipe("{data: {sources: rows.jsonl}}", [*settings, *overrides])
     dataset, context = Dataset(Path(dataset_dir)), StepContext(SEED)
     examples = dataset.split("train")
-    engine = (ReplicaEngine if processes > 1 else LocalEngine)(None)
+    made = make_engine(recipe.train)
     model = make_model(Path(model_dir), adapter, dropout, context, recompute, quantisation)
     layout = choose_layout(plain(model), int(dataset.lengths().max())) if packed else "rows"
     assert packed == (layout == "packed")
-    model = engine.wrap(model, lambda p: make_optimizer(p, recipe.train))
+    model = made.wrap(model, lambda p: make_optimizer(p, recipe.train), precision=precision)
     order = Order.of(examples, SEED, recipe.train)
     budget = micro_batch * int(dataset.lengths()[examples].max())
-    return Loop(recipe.train, dataset, order, model, engine, context, budget_tokens=budget, layout=layout)
+    return Loop(recipe.train, dataset, order, model, made, context, budget_tokens=budget, layout=layout)
 
 
 def step_gradients(**settings: object) -> dict[str, Tensor]:
@@ -95,6 +102,134 @@ def quantised_shares(**settings: object) -> list[float]:
     return [getattr(p, "to_local", lambda p=p: p)().numel() / p.numel() for p in weights]
 
 
+# ---------------------------------------------------------------------- what is asked of every engine, one or two processes
+
+RATE = 0.1
+CONSTANT = ("train.schedule={type: constant, warmup: 0}", f"train.learning_rate={RATE}")
+ADAMW = ("train.optimizer={type: adamw, weight_decay: 0.1}", "train.learning_rate=0.001", "train.max_grad_norm=0.5")
+
+
+def trajectory(steps: int = 10, **settings: object) -> dict[str, object]:
+    """SGD at a constant rate, so that the first step's gradients are what its update took away, divided by the rate.
+
+    gradients, weights: of the first step, after the last one ({} elsewhere than in the first process). norms: before
+    clipping. labels: weight of what this process learned from, per step.
+    """
+    overrides = [*CONSTANT, *settings.pop("overrides", ())]  # type: ignore[misc]
+    loop = make_loop(overrides=overrides, **settings)  # type: ignore[arg-type]
+    start, norms, labels = loop.engine.whole_parameters(), [], []
+    gradients: dict[str, Tensor] = {}
+    for number in range(1, steps + 1):
+        result = loop.step(number)
+        assert result.finite
+        norms.append(result.grad_norm)
+        mine = share(result.examples, loop.lengths, loop.engine.rank, loop.engine.world_size)
+        labels.append(float(loop.learned_weights[mine].sum()))
+        if number == 1:
+            after = loop.engine.whole_parameters()
+            gradients = {name: (start[name] - value) / RATE for name, value in after.items()}
+    weights = loop.engine.whole_parameters()
+    loop.engine.close()
+    return {"gradients": gradients, "weights": weights, "norms": norms, "labels": labels}
+
+
+def some_steps(
+    first: int, last: int, saved: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None, **settings: object
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Steps first..last with AdamW and clipping, from what was saved or from the start. Returns weights and state."""
+    overrides = ["train.schedule={type: constant, warmup: 0}", *ADAMW]
+    loop = make_loop(overrides=overrides, **settings)  # type: ignore[arg-type]
+    if saved:
+        loop.engine.load_state(*saved)
+        if loop.engine.rank == 0:
+            for told, held in zip(saved, (loop.engine.whole_parameters(), loop.engine.gather_state()), strict=True):
+                assert told.keys() == held.keys()
+                assert all(torch.equal(held[name], value) for name, value in told.items()), "what is loaded is there"
+        else:
+            loop.engine.whole_parameters(), loop.engine.gather_state()
+    for number in range(first, last + 1):
+        assert loop.step(number).finite
+    found = loop.engine.whole_parameters(), loop.engine.gather_state()
+    loop.engine.close()
+    return found
+
+
+def spoiled_step(how: str, **settings: object) -> dict[str, object]:
+    """A good step, a spoiled one, a good one. how: "gradient" or "loss" is not finite, on the last process only.
+
+    before, after: weights and state around the spoiled step. end: weights after the last one.
+    """
+    loop = make_loop(overrides=[*ADAMW], **settings)  # type: ignore[arg-type]
+    engine = loop.engine
+    assert loop.step(1).finite
+    before = {**engine.whole_parameters(), **engine.gather_state()}
+    is_bad = engine.rank == engine.world_size - 1
+    good_backward, good_step = engine.backward, engine.step
+    if how == "gradient" and is_bad:
+        engine.backward = lambda loss, is_last=True: good_backward(loss * float("nan"), is_last)  # type: ignore[method-assign]
+    if how == "loss" and is_bad:
+        engine.step = lambda loss, *told: good_step(loss * float("inf"), *told)  # type: ignore[method-assign]
+    result = loop.step(2)
+    engine.backward, engine.step = good_backward, good_step  # type: ignore[method-assign]
+    after = {**engine.whole_parameters(), **engine.gather_state()}
+    assert loop.step(3).finite
+    end = engine.whole_parameters()
+    engine.close()
+    return {"finite": result.finite, "again_clean": end, "before": before, "after": after}
+
+
+def without_second_step(**settings: object) -> dict[str, Tensor]:
+    """Steps 1 and 3: what a withheld second step comes to."""
+    loop = make_loop(overrides=[*ADAMW], **settings)  # type: ignore[arg-type]
+    assert loop.step(1).finite
+    assert loop.step(3).finite
+    weights = loop.engine.whole_parameters()
+    loop.engine.close()
+    return weights
+
+
+def held_numbers(**settings: object) -> dict[str, int]:
+    """How many numbers this process holds between two steps: of trained and frozen weights and of optimizer state."""
+    loop = make_loop(overrides=[*ADAMW], **settings)  # type: ignore[arg-type]
+    assert loop.step(1).finite
+    engine = loop.engine
+    trained = {id(parameter) for _, parameter in engine.parameters}
+    parts = [(id(p) in trained, _held(p), getattr(p, "ds_numel", p.numel())) for p in engine.model.parameters()]
+    optimizer = getattr(engine, "engine", None)
+    inner = optimizer.optimizer.optimizer if optimizer else engine.optimizer
+    state = [
+        value for slots in inner.state.values() for value in slots.values() if torch.is_tensor(value) and value.ndim
+    ]
+    found = {
+        "trained": sum(held for is_trained, held, _ in parts if is_trained),
+        "frozen": sum(held for is_trained, held, _ in parts if not is_trained),
+        "all_trained": sum(whole for is_trained, _, whole in parts if is_trained),
+        "all_frozen": sum(whole for is_trained, _, whole in parts if not is_trained),
+        "state": sum(_held(value) for value in state),
+    }
+    engine.close()
+    return found
+
+
+def _held(tensor: Tensor) -> int:
+    """Numbers of a tensor that lie in this process."""
+    if hasattr(tensor, "ds_tensor"):  # ZeRO-3: its shard, and the whole where it was left gathered
+        return tensor.ds_tensor.numel() + (tensor.numel() if tensor.numel() == tensor.ds_numel else 0)
+    return tensor.to_local().numel() if hasattr(tensor, "to_local") else tensor.numel()
+
+
+def logits_after(steps: int, **settings: object) -> Tensor:
+    """What this process's model says of one row after some steps, with an adapter: [K, V]."""
+    loop = make_loop(**settings)  # type: ignore[arg-type]
+    for number in range(1, steps + 1):
+        assert loop.step(number).finite
+    loop.model.eval()
+    with torch.no_grad():
+        logits_KV = learned_logits(loop.model, collate(loop.dataset, [loop.shortest]))
+    loop.engine.close()
+    return logits_KV
+
+
 def updated_weights(**settings: object) -> dict[str, Tensor]:
     """Trainable weights after two whole SGD steps."""
     loop = make_loop(**settings)  # type: ignore[arg-type]
@@ -103,15 +238,32 @@ def updated_weights(**settings: object) -> dict[str, Tensor]:
     return loop.engine.whole_parameters()
 
 
-def train_stage(workspace: str, stage_key: str) -> str | None:
-    """The train stage on an existing Run, as a launched worker calls it; the first process returns the result's folder."""
+def train_stage(workspace: str, stage_key: str, stop_rank: int = -1, stop_step: int = 0) -> str | None:
+    """The train stage on an existing Run, as a launched worker calls it; the first process returns the result's folder.
+
+    stop_rank: the process that is asked to stop after stop_step, as by SIGTERM; then every process returns "stopped".
+    """
+    from tunesmith.errors import InterruptedRun
     from tunesmith.runs.run import Run
-    from tunesmith.stages.train.run import run as train
+    from tunesmith.stages.train import run as stage
 
     (path,) = (Path(workspace) / "runs").iterdir()
     run = Run.open(path)
     run.stage_key = stage_key
     dataset = run.store.find("Dataset", "d1")
     assert dataset is not None
-    made = train(run.recipe, {"dataset": dataset}, run)
+    told = stage.Training._tell
+
+    def tell(training: Any, result: Any) -> None:
+        told(training, result)
+        if result.number == stop_step and training.engine.rank == stop_rank:
+            run.stop(signal.SIGTERM)
+
+    stage.Training._tell = tell  # type: ignore[method-assign]
+    try:
+        made = stage.run(run.recipe, {"dataset": dataset}, run)
+    except InterruptedRun:
+        return "stopped"
+    finally:
+        stage.Training._tell = told  # type: ignore[method-assign]
     return str(made["model"].path) if made else None

@@ -91,14 +91,14 @@ def test_two_processes_have_the_gradients_of_one(
         "dropout": dropout,
     }
     one = step_gradients(**settings)
-    for two in gloo_pair.call("gradients:step_gradients", **settings, processes=2):
+    for two in gloo_pair.call("gradients:step_gradients", **settings):
         assert_close(two, one)
 
 
 def test_two_processes_update_as_one(gloo_pair: GlooPair, tiny_model_dir: Path, dataset_dir: Path) -> None:
     settings = {"model_dir": str(tiny_model_dir), "dataset_dir": str(dataset_dir), "micro_batch": 1}
     one = updated_weights(**settings)
-    first, second = gloo_pair.call("gradients:updated_weights", **settings, processes=2)
+    first, second = gloo_pair.call("gradients:updated_weights", **settings)
     assert_close(first, one, tolerance=1e-5)
     assert all(torch.equal(first[name], second[name]) for name in first), "replicas stay equal bit for bit"
 

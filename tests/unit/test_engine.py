@@ -21,7 +21,11 @@ def make_engine(
     torch.manual_seed(0)
     engine = LocalEngine(max_grad_norm)
     train = Train(optimizer={"type": optimizer}, learning_rate=0.1)
-    engine.wrap(nn.Linear(3, 1), lambda parameters: make_optimizer(parameters, train), scale_loss=scale_loss)
+    engine.wrap(
+        nn.Linear(3, 1),
+        lambda parameters: make_optimizer(parameters, train),
+        precision="fp16" if scale_loss else "fp32",
+    )
     return engine
 
 

@@ -11,12 +11,13 @@ from tunesmith.errors import ModelError
 from tunesmith.planner import plan
 from tunesmith.planner.hardware import Gpu, Hardware, detect
 from tunesmith.planner.shapes import Shape
-from tunesmith.recipe import Recipe, parse_recipe
+from tunesmith.recipe import Recipe, load_recipe, parse_recipe
 
 LLAMA_8B = {
     "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256,
     "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
 }  # fmt: skip
+RECIPES = Path(__file__).parents[2] / "recipes"
 H200 = Hardware(16, 128 << 30, 100 << 30, (Gpu("H200", 141 << 30, 140 << 30, 9.0),))
 LAPTOP = Hardware(2, 24 << 30, 20 << 30)
 
@@ -37,6 +38,31 @@ def test_parameters_are_those_that_transformers_makes(tiny_model_dir: Path) -> N
     with safe_open(tiny_model_dir / "model.safetensors", "pt") as file:
         real = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
     assert Shape.of(json.loads((tiny_model_dir / "config.json").read_text())).parameters == real
+
+
+def test_the_plan_divides_what_an_engine_shares_out() -> None:
+    def parts(engine: str, processes: int = 2) -> dict[str, float]:
+        asked = ["adapter=full", f"train.processes={processes}", f"train.engine={engine}"]
+        figures = plan(recipe("train.micro_batch=1", *asked), LLAMA_8B, statistics=None, hardware=H200).figures
+        return {name: figures[name].value for name in ("weights", "gradients", "optimizer")}
+
+    whole = parts("ddp")
+    assert parts("fsdp", 1) == whole
+    for engine, shared in {
+        "fsdp": ("weights", "gradients", "optimizer"),
+        "{type: deepspeed, zero_stage: 1}": ("optimizer",),
+        "deepspeed": ("gradients", "optimizer"),
+        "{type: deepspeed, zero_stage: 3}": ("weights", "gradients", "optimizer"),
+    }.items():
+        for name, value in parts(engine).items():
+            block = whole["weights"] / 32 if name == "weights" else 0  # one block is whole while it is at work
+            assert value == pytest.approx(whole[name] / 2 + block if name in shared else whole[name]), (engine, name)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_ready_recipe_is_planned(path: Path) -> None:
+    figures = plan(load_recipe(path), LLAMA_8B, statistics=None, hardware=H200).figures
+    assert figures["peak_memory"].value > 0
 
 
 def test_more_asked_is_more_planned() -> None:

@@ -81,12 +81,15 @@ def _start(layers: list[LoraLayer], seed: int) -> None:
         layer.lora_B[ADAPTER].weight.zero_()
 
 
-def save_adapter(model: nn.Module, folder: Path) -> None:
-    """The adapter as PEFT writes it: adapter_config.json, adapter_model.safetensors; the same adapter, the same bytes."""
+def save_adapter(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """The adapter as PEFT writes it: adapter_config.json, adapter_model.safetensors; the same adapter, the same bytes.
+
+    weights: the adapter's, whole, by their names in the model; None takes the model's own, which may lie in shards.
+    """
     assert isinstance(model, PeftModel), type(model)
     with _quiet():
         # "auto" would ask the hub whether the vocabulary grew.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's empty card; export writes a real one
     config = Path(folder) / "adapter_config.json"
     settings = json.loads(config.read_bytes())

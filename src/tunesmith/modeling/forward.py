@@ -6,8 +6,10 @@ never sees what follows it, and padding is never learned, so no attention mask i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from tunesmith.modeling.packing import Layout, packed_inputs
 from tunesmith.runs.dataset import Dataset
 
 # Shape suffixes: E examples, B rows, T tokens, K learned positions of all rows together, V vocabulary, D hidden.
+
+ROOT = "_tunesmith_root"  # kept in the model's own dictionary: it is no part of the network
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,62 @@ def learned_logits(model: nn.Module, batch: Batch) -> Tensor:
     The decoder's hidden states are picked before the output layer, so that logits of prompts are never computed; a
     model whose output is more than a linear layer (soft caps, scales) goes the whole way instead.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = _base_of(model)
     packed = packed_inputs(base, batch.lengths, batch.ids_BT.device) if batch.lengths else {}
+    root = base.__dict__.get(ROOT)
+    if root and _has_plain_head(base):
+        with _picking(base.get_output_embeddings(), batch.places_K):
+            return root.call(input_ids=batch.ids_BT, use_cache=False, **packed).logits.float()
+    if root:
+        logits_BTV = root.call(input_ids=batch.ids_BT, use_cache=False, **packed).logits
+        return logits_BTV.flatten(0, 1)[batch.places_K].float()
     if _has_plain_head(base):
         hidden_BTD = base.get_decoder()(input_ids=batch.ids_BT, use_cache=False, **packed).last_hidden_state
         return base.get_output_embeddings()(hidden_BTD.flatten(0, 1)[batch.places_K]).float()
     logits_BTV = base(input_ids=batch.ids_BT, use_cache=False, **packed).logits
     return logits_BTV.flatten(0, 1)[batch.places_K].float()
+
+
+@dataclass(frozen=True)
+class Root:
+    """call: what a forward pass begins with. device: where its inputs belong."""
+
+    call: Callable[..., Any]
+    device: torch.device
+
+
+def run_from_root(model: nn.Module, call: Callable[..., Any], device: torch.device) -> None:
+    """From now on each forward pass begins with `call`, which gathers and releases weights that lie in shards.
+
+    Asked before weights are cut into shards: what the model's head is made of is looked at while it is whole.
+    """
+    base = _base_of(model)
+    _has_plain_head(base)
+    base.__dict__[ROOT] = Root(call, device)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where the ids of a batch belong: with the weights, unless these lie elsewhere until they are needed."""
+    root = _base_of(model).__dict__.get(ROOT)
+    return root.device if root else next(model.parameters()).device
+
+
+def _base_of(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+@contextmanager
+def _picking(head: nn.Module, places_K: Tensor) -> Iterator[None]:
+    """Meanwhile the output layer sees the learned positions only: [B, T, D] becomes [K, D] as it enters."""
+
+    def pick(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].flatten(0, 1)[places_K], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def learned_nll(model: nn.Module, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
-from tunesmith.recipe.tree import Optimizer
+from tunesmith.recipe.tree import DeepSpeed, Fsdp, Optimizer
 from tunesmith.units import MIB
 
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -64,11 +64,15 @@ def peak(
         activations = tokens * shape.hidden * width * shape.num_layers + layer
     else:
         activations = layer * shape.num_layers
+    of_weights, of_gradients, of_state = shards(spec)
+    weights = weight_bytes(spec, shape, width)
+    # Of weights in shards one block is whole while it is at work.
+    at_work = weights / max(1, shape.num_layers) if of_weights > 1 else 0.0
     return Parts(
-        weights=weight_bytes(spec, shape, width),
-        adapter=trainable * 4 if is_lora else 0.0,
-        gradients=trainable * 4,
-        optimizer=trainable * state_width(spec.train.optimizer),
+        weights=weights / of_weights + at_work,
+        adapter=trainable * 4 / of_weights if is_lora else 0.0,
+        gradients=trainable * 4 / of_gradients,
+        optimizer=trainable * state_width(spec.train.optimizer) / of_state,
         activations=activations,
         logits=micro_batch * learned_tokens * shape.vocabulary * 4 * LOGIT_COPIES,
         workspace=CPU_FIXED if on_cpu else 600 * MIB,
@@ -96,6 +100,21 @@ def state_width(optimizer: Optimizer) -> float:
     if optimizer.type == "sgd":
         return 4.0 if optimizer.momentum else 0.0
     return STATE_WIDTH[optimizer.type]
+
+
+def shards(spec: Recipe) -> tuple[int, int, int]:
+    """Over how many processes weights, gradients and optimizer state are divided.
+
+    Copies that DeepSpeed keeps besides (fp32 weights of bf16 ones, buckets) are not counted.
+    """
+    engine, processes = spec.train.engine, spec.train.processes
+    if isinstance(engine, Fsdp):
+        return processes, processes, processes
+    if isinstance(engine, DeepSpeed):
+        # A file may say 3: the plan refuses nothing that may fit.
+        stage = engine.zero_stage if engine.zero_stage != "auto" else 3 if engine.config else 2
+        return processes if stage == 3 else 1, processes if stage >= 2 else 1, processes
+    return 1, 1, 1
 
 
 def _layer_values(shape: Shape, is_lora: bool) -> float:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tunesmith.errors import FileError, Problem, RecipeError, UsageError
 from tunesmith.recipe.keys import all_keys, did_you_mean, sections, typed_sections, variants_of
-from tunesmith.recipe.tree import Lora, Recipe
+from tunesmith.recipe.tree import DeepSpeed, Lora, Recipe
 
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 100
@@ -459,6 +459,15 @@ def _contradictions(recipe: Recipe) -> Iterable[Problem]:
             "a quantised base stays frozen: an adapter trains beside it",
             "adapter: lora; or model.quantisation: none",
         )
+    engine = recipe.train.engine
+    if isinstance(engine, DeepSpeed) and engine.offload_parameters == "cpu" and engine.zero_stage in (1, 2):
+        yield Problem(
+            "RCP-021",
+            "train.engine.offload_parameters",
+            f"is cpu, and zero_stage {engine.zero_stage} keeps all weights on every process",
+            "zero_stage: 3 where weights are to be offloaded",
+            "--set train.engine.zero_stage=3",
+        )
     metric = recipe.gate.metric
     if metric != "auto" and metric not in recipe.evaluate.metrics:
         yield Problem(
@@ -483,6 +492,9 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         content["model"]["base"] = str(folder / Path(base).expanduser())
     if content["model"]["template"].endswith(".jinja"):
         content["model"]["template"] = str(folder / content["model"]["template"])
+    engine = content["train"]["engine"]
+    if engine.get("config"):
+        engine["config"] = str(folder / Path(engine["config"]).expanduser())
     content["evaluate"]["metrics"] = [
         str(folder / metric) if ".py:" in metric else metric for metric in content["evaluate"]["metrics"]
     ]

@@ -394,6 +394,66 @@ class EarlyStopping(Section):
     )
 
 
+class AutoEngine(Section):
+    """One process trains alone, several as replicas (ddp)."""
+
+    type: Literal["auto"] = "auto"
+
+
+class Ddp(Section):
+    """Each process has the whole model; gradients are summed once per step."""
+
+    type: Literal["ddp"] = "ddp"
+
+
+class Fsdp(Section):
+    """FSDP2: weights, gradients and optimizer state are cut into shards, one per process."""
+
+    type: Literal["fsdp"] = "fsdp"
+    reshard_after_forward: bool = key(
+        True,
+        "true gives a layer's gathered weights back after its forward pass; false keeps them until the backward pass: faster, more memory.",
+        owner="stages.train.engines.fsdp",
+        other=False,
+    )
+    cpu_offload: bool = key(
+        False,
+        "Shards and optimizer live in the memory of the CPU; needs CUDA devices.",
+        owner="stages.train.engines.fsdp",
+        other=True,
+    )
+
+
+class DeepSpeed(Section):
+    """ZeRO by DeepSpeed's own engine: 1 shards optimizer state, 2 gradients as well, 3 weights as well."""
+
+    type: Literal["deepspeed"] = "deepspeed"
+    zero_stage: Literal["auto", 1, 2, 3] = key(
+        "auto",
+        "What is sharded: 1 optimizer state, 2 and gradients, 3 and weights; auto takes the file's stage, else 2.",
+        owner="stages.train.engines.deepspeed_config",
+        other=3,
+    )
+    offload_optimizer: Literal["auto", "none", "cpu"] = key(
+        "auto",
+        "Where optimizer state lives; auto takes what the file says, else none; cpu needs CUDA devices.",
+        owner="stages.train.engines.deepspeed_config",
+        other="cpu",
+    )
+    offload_parameters: Literal["auto", "none", "cpu"] = key(
+        "auto",
+        "Where sharded weights live (stage 3); auto takes what the file says, else none; cpu needs CUDA devices.",
+        owner="stages.train.engines.deepspeed_config",
+        other="cpu",
+    )
+    config: str | None = key(
+        None,
+        "A DeepSpeed JSON file of your own; each of its keys is obeyed, overridden with a printed reason, or refused.",
+        owner="stages.train.engines.deepspeed_config",
+        other="ds.json",
+    )
+
+
 class Train(Section):
     epochs: float = key(
         1.0, "Passes over the training rows.", owner="stages.train.batches", unit="epochs", other=2.0, gt=0
@@ -474,7 +534,12 @@ class Train(Section):
         None, "Stop when validation no longer improves.", owner="stages.train.guards", other={"patience": 1}
     )
     processes: int = key(
-        1, "Training processes on this machine (torchrun, DDP).", owner="launch", unit="processes", other=2, ge=1
+        1, "Training processes on this machine (torchrun).", owner="launch", unit="processes", other=2, ge=1
+    )
+    engine: Annotated[AutoEngine | Ddp | Fsdp | DeepSpeed, Field(discriminator="type")] = key(
+        AutoEngine,
+        "How several processes share the work: auto (one process alone, several as ddp), ddp, fsdp or deepspeed.",
+        owner="stages.train.engines",
     )
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
         "auto",

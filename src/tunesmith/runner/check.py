@@ -47,6 +47,9 @@ def _check_words(spec: Recipe, found: Findings) -> None:
     with found.gathering():
         fingerprints.allowed(spec, frozenset(code))
         found.facts += [f"it names Python code, which runs only with --allow-code: {name}" for name in code]
+    for stage in load_stages(STAGES, "serve"):
+        with found.gathering():
+            stage.check(spec)
     try:
         check_switches(spec, load_stages(STAGES, "serve"))
     except Exception as error:

@@ -74,6 +74,10 @@ def execute(
             spec = base_model.pin(run)
         pool: dict[str, Artifact] = {}
         outcomes = []
+        for stage in stages:  # what is made already needs no machine that could make it
+            if run.outputs(stage.info.name) is None:
+                with _noted(run, stage.info.name, tell):
+                    stage.check(spec)
         for stage in stages:
             with _noted(attempt, stage.info.name, tell):
                 outcome, outputs = _carry_out(stage, spec, pool, attempt, tell)

@@ -40,9 +40,19 @@ class Stage:
         """Hashes of what lies outside of the recipe; {} where the stage reads nothing there."""
         if self.info.externals is None:
             return {}
-        module, _, name = self.info.externals.partition(":")
-        function: Callable[[Recipe, Run], dict[str, Any]] = getattr(importlib.import_module(module), name)
+        function: Callable[[Recipe, Run], dict[str, Any]] = _function(self.info.externals)
         return function(spec, run)
+
+    def check(self, spec: Recipe) -> None:
+        """Raises TunesmithError for what this stage cannot do on this machine."""
+        if self.info.checks is not None:
+            _function(self.info.checks)(spec)
+
+
+def _function(place: str) -> Callable[..., Any]:
+    """What "module:function" names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def load_stages(table: Mapping[str, str], until: str) -> list[Stage]:

@@ -17,6 +17,8 @@ class StageInfo:
                not make the stage run again.
     externals: "module:function" that hashes what lies outside of the recipe (source files, the base model):
                function(spec, run) -> dict. It must be light.
+    checks:    "module:function" that refuses what this machine cannot do: function(spec) -> None. It must be light; asked
+               before anything runs, unless the Run has this stage's outputs already.
     switches:  output name -> recipe key that switches it off when false, so that a later stage that needs it can be
                refused before anything runs.
     """
@@ -27,4 +29,5 @@ class StageInfo:
     version: int
     keys: tuple[str, ...]
     externals: str | None = None
+    checks: str | None = None
     switches: Mapping[str, str] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunesmith.modeling.forward import Batch, collate, learned_nll, micro_batches
+from tunesmith.modeling.forward import Batch, collate, input_device, learned_nll, micro_batches
 from tunesmith.modeling.packing import Layout
 from tunesmith.runs.dataset import Dataset
 from tunesmith.scoring.fitting import in_fitting_groups
@@ -68,7 +68,7 @@ def row_losses(
     """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    device = input_device(model)
     nll_N, weight_N = np.zeros(len(examples)), np.zeros(len(examples))
     places = {int(example): place for place, example in enumerate(examples)}
 

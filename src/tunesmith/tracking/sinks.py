@@ -13,6 +13,7 @@ from tunesmith.runs.run import Run
 from tunesmith.units import format_bytes, format_count, format_seconds
 
 Sink = Callable[[Event], None]
+NOTES = ("train/note",)
 SHOWN = {
     "prepare/rows_read": "rows read",
     "prepare/rows_encoded": "rows encoded",
@@ -40,6 +41,10 @@ class Console:
         self.started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        if event.name in NOTES:  # said once and worth keeping: not rewritten, not left out
+            sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {event.stage:<7} {event.value}\n")
+            sys.stderr.flush()
+            return
         line = self._line(event)
         if line is None or (time.monotonic() - self.last < self.every_s and event.name != "validation/perplexity"):
             return

@@ -9,4 +9,5 @@ INFO = StageInfo(
     version=1,
     keys=("seed", "model", "adapter", "train"),
     externals="tunesmith.stages.train.externals:externals",
+    checks="tunesmith.stages.train.checks:check",
 )

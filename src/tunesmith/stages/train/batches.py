@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from tunesmith.modeling.forward import longest_first
+from tunesmith.modeling.forward import longest_first, micro_batches
+from tunesmith.modeling.packing import Layout
 from tunesmith.recipe.tree import Train
 
 
@@ -56,3 +57,9 @@ def share(examples: list[int], lengths: np.ndarray, rank: int, world_size: int) 
 def _dealt(place: int, world_size: int) -> int:
     turn, seat = divmod(place, world_size)
     return seat if turn % 2 == 0 else world_size - 1 - seat
+
+
+def num_rounds(examples: list[int], lengths: np.ndarray, budget_tokens: int, layout: Layout, world_size: int) -> int:
+    """The largest number of micro-batches that any of the processes makes of its share of some examples."""
+    shares = (share(examples, lengths, rank, world_size) for rank in range(world_size))
+    return max(len(micro_batches(mine, lengths, budget_tokens, layout)) for mine in shares)

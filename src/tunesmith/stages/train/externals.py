@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import hub
+from tunesmith.recipe.tree import DeepSpeed
+from tunesmith.runs import durable
+from tunesmith.stages.train.engines.deepspeed_config import read_config
 
 if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
@@ -12,5 +16,9 @@ if TYPE_CHECKING:
 
 
 def externals(spec: Recipe, run: Run) -> dict[str, Any]:
-    """The content of the base model's files."""
-    return {"base": hub.resolve(spec.model.base, spec.model.revision).fingerprint}
+    """The content of the base model's files and, where the recipe names one, of the DeepSpeed configuration."""
+    found = {"base": hub.resolve(spec.model.base, spec.model.revision).fingerprint}
+    if isinstance(spec.train.engine, DeepSpeed) and spec.train.engine.config is not None:
+        read_config(spec.train.engine)  # says what is wrong with a file that is not there
+        found["deepspeed"] = durable.hash_file(Path(spec.train.engine.config))
+    return found

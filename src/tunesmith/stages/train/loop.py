@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from tunesmith.modeling.forward import collate, learned_logits, micro_batches
 from tunesmith.modeling.packing import Layout
 from tunesmith.recipe.tree import Train
 from tunesmith.runs.dataset import Dataset
-from tunesmith.stages.train.batches import Order, share
+from tunesmith.stages.train.batches import Order, num_rounds, share
 from tunesmith.stages.train.engines import LocalEngine
 from tunesmith.stages.train.objectives import sft_loss
 from tunesmith.stages.train.schedule import rate_factor
@@ -43,8 +44,9 @@ class StepResult:
 class Loop:
     """One optimizer step at a time; between two of them everything may be saved.
 
-    budget_tokens: tokens per micro-batch, padding included. layout: packed end to end, or rows. autocast: number format of the forward pass, None for that of the
-    weights. is_stopping: asked once per step.
+    budget_tokens: tokens per micro-batch, padding included. layout: packed end to end, or rows. is_stopping: asked once
+    per step. What the engine asks for is done here: the number format of the forward pass, and as many passes on every
+    process where weights lie in shards.
     """
 
     def __init__(
@@ -58,16 +60,15 @@ class Loop:
         *,
         budget_tokens: int,
         layout: Layout = "rows",
-        autocast: torch.dtype | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.train, self.dataset, self.order = train, dataset, order
         self.model, self.engine, self.context = model, engine, context
-        self.budget_tokens, self.layout = budget_tokens, layout
-        self.autocast, self.is_stopping = autocast, is_stopping
-        self.device = next(model.parameters()).device
+        self.budget_tokens, self.layout, self.is_stopping = budget_tokens, layout, is_stopping
+        self.device = engine.device
         self.lengths = dataset.lengths()
         self.learned_weights = dataset.learned_weights()
+        self.shortest = int(order.examples[np.argmin(self.lengths[order.examples])])
 
     def step(self, number: int) -> StepResult:
         """Step `number`, from 1 to order.num_steps."""
@@ -80,6 +81,10 @@ class Loop:
 
         mine = share(examples, self.lengths, self.engine.rank, self.engine.world_size)
         groups = micro_batches(mine, self.lengths, self.budget_tokens, self.layout)
+        if self.engine.in_step:
+            world_size = self.engine.world_size
+            rounds = num_rounds(examples, self.lengths, self.budget_tokens, self.layout, world_size)
+            groups += [[]] * (rounds - len(groups))
         while True:  # again only where a loss scale was too high
             loss, tokens = self.accumulate(number, groups, total_weight)
             verdict = self.engine.step(loss, tokens, self.is_stopping())
@@ -98,18 +103,23 @@ class Loop:
         )
 
     def accumulate(self, number: int, groups: list[list[int]], total_weight: float) -> tuple[Tensor, int]:
-        """Add the gradients of this process's micro-batches. Returns their summed loss, on the device, and tokens."""
+        """Add the gradients of this process's micro-batches. Returns their summed loss, on the device, and tokens.
+
+        An empty micro-batch only keeps in step with the other processes: a short row goes through and weighs nothing.
+        """
         loss_sum, tokens = torch.zeros((), device=self.device), 0
-        for group in groups:
-            batch = collate(self.dataset, group, self.layout).to(self.device)
+        for place, group in enumerate(groups, start=1):
+            batch = collate(self.dataset, group or [self.shortest], self.layout).to(self.device)
             self.context.set(number, batch.examples_E, batch.lengths)
             with self.number_format():
                 logits_KV = learned_logits(self.model, batch)
-            loss = sft_loss(logits_KV, batch.targets_K, batch.weights_K) / total_weight
-            self.engine.backward(loss)
+            weights_K = batch.weights_K if group else torch.zeros_like(batch.weights_K)
+            loss = sft_loss(logits_KV, batch.targets_K, weights_K) / total_weight
+            self.engine.backward(loss, is_last=place == len(groups))
             loss_sum += loss.detach()
-            tokens += batch.num_tokens
+            tokens += batch.num_tokens if group else 0
         return loss_sum, tokens
 
     def number_format(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+        autocast = self.engine.autocast
+        return torch.autocast(self.device.type, autocast) if autocast else nullcontext()

@@ -88,7 +88,7 @@ def load_state_tensors(
         for slot, value in saved.items():
             # The count of steps stays on the CPU unless the update is one fused kernel on the GPU.
             is_count = not value.ndim and not group.get("fused")
-            optimizer.state[parameter][slot] = value.to("cpu" if is_count else parameter.device)
+            optimizer.state[parameter][slot] = value.to("cpu" if is_count else parameter.device, copy=True)
 
 
 def slots_of(tensors: Iterable[str], name: str) -> list[str]:

@@ -12,7 +12,6 @@ from tunesmith.runs.run import Run
 from tunesmith.stages.train.batches import share
 from tunesmith.stages.train.loop import Loop
 from tunesmith.stages.train.memory import PeakMemory
-from tunesmith.stages.train.optimizer import expected_state
 
 
 def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -> int:
@@ -46,25 +45,38 @@ def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -
 
 
 def _goes_through(loop: Loop, group: list[int]) -> bool:
-    reserve = None  # the optimizer's state comes with the first update, so the probe holds its room
+    reserve, fits = [], False
     try:
-        if loop.device.type == "cuda":
-            num_bytes = expected_state(loop.engine.parameters, loop.train)
-            reserve = torch.empty(num_bytes, dtype=torch.uint8, device=loop.device)
+        reserve = loop.engine.reserve()
         loop.accumulate(1, [group], total_weight=1.0)
         if loop.device.type == "cuda":
             torch.cuda.synchronize(loop.device)
-        return True
+        fits = True
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        return False
+        if loop.engine.in_step:
+            raise _cut_short(loop, len(group)) from error
     finally:
         del reserve
-        loop.model.zero_grad(set_to_none=True)
-        if loop.device.type == "cuda":
-            gc.collect()  # the failed pass sits in reference cycles
-            torch.cuda.empty_cache()
+    loop.engine.discard()
+    if loop.device.type == "cuda":
+        gc.collect()  # the failed pass sits in reference cycles
+        torch.cuda.empty_cache()
+    return fits
+
+
+def _cut_short(loop: Loop, micro_batch: int) -> ModelError:
+    """A pass that ends in the middle leaves the other processes waiting for its part: there is no second try."""
+    return ModelError(
+        "TRN-023",
+        f"{micro_batch} of the longest rows do not fit into the memory of {loop.device} with engine {loop.engine.name}",
+        where="train.micro_batch",
+        expected="a micro-batch that fits on every process",
+        fix=f"--set train.micro_batch={max(1, micro_batch // 2)}"
+        if micro_batch > 1
+        else "train.gradient_checkpointing: on, a smaller data.max_tokens, more train.processes, or a smaller model.base",
+    )
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -18,8 +19,8 @@ from tunesmith.errors import DataError, FileError, ModelError
 from tunesmith.hub import ModelFiles
 from tunesmith.modeling.adapters import attach_lora, save_adapter
 from tunesmith.modeling.dropout import StepContext
+from tunesmith.modeling.forward import micro_batches
 from tunesmith.modeling.load import (
-    DTYPES,
     load_model,
     pick_device,
     recompute_activations,
@@ -30,14 +31,15 @@ from tunesmith.modeling.load import (
 from tunesmith.modeling.packing import choose_layout
 from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.recipe import Lora, Recipe
+from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
 from tunesmith.scoring.perplexity import Perplexity, stream_perplexity
 from tunesmith.stages.train import INFO
-from tunesmith.stages.train.batches import Order, share
+from tunesmith.stages.train.batches import Order, num_rounds, share
 from tunesmith.stages.train.checkpoint import Checkpoints, TrainState
-from tunesmith.stages.train.engines import LocalEngine, ReplicaEngine
+from tunesmith.stages.train.engines import LocalEngine, make_engine
 from tunesmith.stages.train.guards import note_non_finite, note_validation
 from tunesmith.stages.train.loop import Loop, StepResult
 from tunesmith.stages.train.memory import PeakMemory
@@ -53,7 +55,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
 
     Works alone or as one of several processes that torchrun started; the result is returned by the first one only.
     """
-    engine = (ReplicaEngine if int(os.environ.get("WORLD_SIZE", "1")) > 1 else LocalEngine)(spec.train.max_grad_norm)
+    engine = make_engine(spec.train)
     run.is_writer = engine.rank == 0
     try:
         return Training(spec, inputs, run, engine).story()
@@ -122,7 +124,8 @@ class Training:
         self.run.record("train", "train/peak_memory", self.memory.peak(), unit="bytes")
         result_step = self._take_best()
         self.run.record("train", "train/result_step", result_step, unit="step")
-        return {"model": self._write_result(result_step)} if self.engine.rank == 0 else {}
+        weights = self.engine.whole_parameters()  # asked by all processes, written by the first
+        return {"model": self._write_result(result_step, weights)} if self.engine.rank == 0 else {}
 
     # -------------------------------------------------------------------------------------------------- before step 1
 
@@ -161,7 +164,10 @@ class Training:
         """Model, optimizer and loop. After this all tensors are as they are before step 1."""
         spec, state = self.spec, self.state
         context = StepContext(spec.seed)
-        model = _model(spec, self.files, state, self.device, context)
+        # What runs on a GPU only is looked at there before weights are cut into shards.
+        on_gpu = state.attention == "flash_attention_2"
+        device = self.device if on_gpu else self.engine.loads_on or self.device
+        model = _model(spec, self.files, state, device, context)
         state.attention = getattr(model.config, "_attn_implementation", None) or state.attention
         self._check_vocabulary(model)
         self._tell_quantised(model)
@@ -170,8 +176,10 @@ class Training:
         # A resume takes the way that was chosen at the start, proven anew: the libraries may have changed meanwhile.
         state.layout = asked if asked == "rows" else choose_layout(model, longest)
         model = self.engine.wrap(
-            model, lambda parameters: make_optimizer(parameters, spec.train), scale_loss=state.precision == "fp16"
+            model, lambda parameters: make_optimizer(parameters, spec.train), precision=state.precision
         )
+        for note in self.engine.notes:
+            self.run.record("train", "train/note", note)
         self.loop = Loop(
             spec.train,
             self.dataset,
@@ -181,7 +189,6 @@ class Training:
             context,
             budget_tokens=0,
             layout=state.layout,
-            autocast=DTYPES[state.precision] if state.precision != "fp32" else None,
             is_stopping=lambda: self.run.stopping,
         )
 
@@ -269,16 +276,17 @@ class Training:
             if self.run.stopping and engine.world_size == 1:
                 raise _StopAsked
 
-        mine = share(self.validation_examples, self.loop.lengths, engine.rank, engine.world_size)
-        with self.loop.number_format():
+        loop, budget = self.loop, self.loop.budget_tokens
+        layout = loop.layout
+        mine = share(self.validation_examples, loop.lengths, engine.rank, engine.world_size)
+        with loop.number_format():
             part = stream_perplexity(
-                self.loop.model,
-                self.dataset,
-                mine,
-                batch_tokens=self.loop.budget_tokens,
-                layout=self.loop.layout,
-                on_batch=stop_if_alone,
+                loop.model, self.dataset, mine, batch_tokens=budget, layout=layout, on_batch=stop_if_alone
             )
+            if engine.in_step:  # as many passes as the process with the most of them makes
+                rounds = num_rounds(self.validation_examples, loop.lengths, budget, layout, engine.world_size)
+                for _ in range(rounds - len(micro_batches(mine, loop.lengths, budget, layout))):
+                    stream_perplexity(loop.model, self.dataset, [loop.shortest], layout=layout)
         return Perplexity(*engine.total(part.nll_sum, part.weight))
 
     def _save_due(self, is_best: bool) -> bool:
@@ -312,7 +320,7 @@ class Training:
         self.engine.load_state(best.weights, None)
         return best_step
 
-    def _write_result(self, result_step: int) -> Artifact:
+    def _write_result(self, result_step: int, weights: dict[str, torch.Tensor]) -> Artifact:
         spec, state, model = self.spec, self.state, self.loop.model
         producer = {
             "stage": INFO.name,
@@ -337,14 +345,16 @@ class Training:
             "layout": state.layout,
             "threads": state.threads,
             "processes": self.engine.world_size,
+            "engine": self.engine.name,
         }
         kind = "Adapter" if isinstance(spec.adapter, Lora) else "Model"
         with self.run.store.create(kind, self.run.stage_key, producer=producer, notes=notes) as draft:
             if kind == "Adapter":
-                save_adapter(model, draft.path)
+                save_adapter(model, draft.path, weights)
             else:
                 model.config.use_cache = True
-                model.save_pretrained(draft.path)
+                model.save_pretrained(draft.path, state_dict={**_buffers(model), **weights})
+                _tell_number_format(draft.path, weights)
                 _copy_tokenizer(self.files.path, draft.path)
         assert draft.artifact is not None
         return draft.artifact
@@ -386,6 +396,24 @@ def _model(spec: Recipe, files: ModelFiles, state: TrainState, device: torch.dev
     if isinstance(spec.adapter, Lora):
         return attach_lora(model, spec.adapter, spec.seed, context, base_name=spec.model.base)
     return model.requires_grad_(True)
+
+
+def _buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a saved model holds besides its weights, by full names."""
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer.detach().cpu()
+        for prefix, module in model.named_modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name not in module._non_persistent_buffers_set
+    }
+
+
+def _tell_number_format(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """config.json names the format of the weights beside it, which may be finer than the one they were used in."""
+    config = json.loads((folder / "config.json").read_bytes())
+    told, format = config.get("dtype"), str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    if told != format:
+        durable.write_json(folder / "config.json", {**config, "dtype": format})
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tunesmith.stages.train.engines.local import LocalEngine
-
-TIMEOUT = timedelta(minutes=30)  # the first process alone writes checkpoints while the others wait
+from tunesmith.stages.train.engines.processes import GroupEngine
 
 
-class ReplicaEngine(LocalEngine):
-    """Started by torchrun (RANK, WORLD_SIZE, LOCAL_RANK). gloo on CPUs, nccl on GPUs.
+class ReplicaEngine(GroupEngine):
+    """Losses are divided by the step's weight over all processes, so gradients are summed, not averaged: unequal label
+    counts per process then weigh as they must."""
 
-    Losses are divided by the step's weight over all processes, so gradients are summed, not averaged: unequal label
-    counts per process then weigh as they must.
-    """
-
-    def __init__(self, max_grad_norm: float | None) -> None:
-        super().__init__(max_grad_norm)
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        self._owns_group = not dist.is_initialized()
-        if self._owns_group:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-
-    def total(self, *values: float) -> list[float]:
-        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-        tensor = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(tensor)
-        return tensor.tolist()
-
-    def close(self) -> None:
-        if self._owns_group and dist.is_initialized():
-            dist.destroy_process_group()
+    name = "ddp"
 
     def _share_start(self) -> None:
         for _, parameter in self.parameters:

@@ -1,0 +1,56 @@
+"""What the recipe asks of training that this machine cannot do: said before anything is read. Light."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from tunesmith.errors import RecipeError
+from tunesmith.planner import hardware
+from tunesmith.recipe.tree import DeepSpeed, Fsdp
+
+if TYPE_CHECKING:
+    from tunesmith.recipe import Recipe
+
+
+def check(spec: Recipe) -> None:
+    """Raises RecipeError TRN-020 to TRN-022 for an engine that cannot run here, and what a DeepSpeed file is refused for."""
+    engine = spec.train.engine
+    if not isinstance(engine, (Fsdp, DeepSpeed)):
+        return
+    on_cpu = not hardware.detect().gpus
+    check_engine(engine, on_cpu=on_cpu)
+    if isinstance(engine, DeepSpeed):
+        from tunesmith.stages.train.engines.deepspeed_config import Facts, engine_config, read_config
+
+        precision = spec.model.precision if spec.model.precision != "auto" else "fp32" if on_cpu else ""
+        engine_config(read_config(engine), Facts(spec.train, precision, spec.train.processes, on_cpu=on_cpu))
+
+
+def check_engine(engine: object, *, on_cpu: bool) -> None:
+    """As `check`, without reading a file."""
+    if isinstance(engine, Fsdp) and engine.cpu_offload and on_cpu:
+        raise RecipeError(
+            "TRN-020",
+            "cpu_offload moves shards from a GPU to the CPU, and this machine has no CUDA device",
+            where="train.engine.cpu_offload",
+            expected="a CUDA device, or false: on a CPU everything lies in the CPU's memory already",
+            fix="--set train.engine.cpu_offload=false",
+        )
+    if isinstance(engine, DeepSpeed) and sys.platform != "linux":
+        raise RecipeError(
+            "TRN-021",
+            f"DeepSpeed runs on Linux, and this is {sys.platform}",
+            where="train.engine.type",
+            expected="Linux, or an engine of torch",
+            fix="--set train.engine.type=fsdp, which shards as DeepSpeed's stage 3 does",
+        )
+    if isinstance(engine, DeepSpeed) and find_spec("deepspeed") is None:
+        raise RecipeError(
+            "TRN-022",
+            "train.engine.type is deepspeed, and deepspeed is not installed",
+            where="train.engine.type",
+            expected="the extra `deepspeed`",
+            fix="DS_BUILD_OPS=0 pip install 'tunesmith[deepspeed]' (compiles nothing); or --set train.engine.type=fsdp",
+        )
