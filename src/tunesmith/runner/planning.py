@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import FileError
@@ -28,18 +29,19 @@ def plan_stage(stage: str, spec: Recipe, inputs: Mapping[str, Artifact], run: Ru
         from tunesmith.runs.dataset import Dataset
 
         statistics = Dataset(inputs["dataset"].path).statistics
-    plan = make_plan(spec, statistics)
+    plan = make_plan(spec, statistics, run.workspace)
     run.write_plan(plan)
     check_disk(plan, run)
 
 
-def make_plan(spec: Recipe, statistics: dict[str, Any] | None) -> dict[str, Any]:
+def make_plan(spec: Recipe, statistics: dict[str, Any] | None, workspace: Path) -> dict[str, Any]:
     from tunesmith import planner
     from tunesmith.hub import resolve
     from tunesmith.planner import hardware
 
     config = resolve(spec.model.base, spec.model.revision).config
-    return planner.plan(spec, config, statistics=statistics, hardware=hardware.detect()).to_json()
+    made = planner.plan(spec, config, statistics=statistics, hardware=hardware.detect(), workspace=workspace)
+    return made.to_json()
 
 
 def check_disk(plan: Mapping[str, Any], run: Run) -> None:

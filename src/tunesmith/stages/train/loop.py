@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.modeling.dropout import StepContext
-from tunesmith.modeling.forward import collate, learned_logits, micro_batches
+from tunesmith.modeling.forward import Batch, collate, learned_logits, micro_batches
 from tunesmith.modeling.packing import Layout
 from tunesmith.recipe.tree import Train
 from tunesmith.runs.dataset import Dataset
@@ -103,13 +103,17 @@ class Loop:
         for group in groups:
             batch = collate(self.dataset, group, self.layout).to(self.device)
             self.context.set(number, batch.examples_E, batch.lengths)
-            with self.number_format():
-                logits_KV = learned_logits(self.model, batch)
-            loss = sft_loss(logits_KV, batch.targets_K, batch.weights_K) / total_weight
+            # The logits get no name: one would hold them through the backward pass, which does not need them.
+            loss = sft_loss(self.logits(batch), batch.targets_K, batch.weights_K) / total_weight
             self.engine.backward(loss)
             loss_sum += loss.detach()
             tokens += batch.num_tokens
         return loss_sum, tokens
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[K, V] at the learned positions."""
+        with self.number_format():
+            return learned_logits(self.model, batch)
 
     def number_format(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
