@@ -1,82 +1,138 @@
-"""Peak memory by part, for one micro-batch of the longest rows.
+"""Peak memory by part: what lives at each moment of training that can be the highest, added up from the operations.
 
-On the CPU the figure is the growth of the training process after its imports. Constants marked "fitted" come
-from least squares over ten of the thirteen configurations of benchmarks/results/planner.json, rounded: the two LoRA ones with
-recomputation and the qwen3 one were left out of the fit because it could not explain them. All thirteen are in the file, and
-there 10 of 13 lie inside the band; it was measured on the same configurations it was fitted to. GPU figures are unmeasured.
+On the CPU the figure is the growth of the training process after its imports, on a GPU what torch reserves. Sizes of
+tensors are exact (planner/activations.py); the few constants below are fitted on the calibration half of
+benchmarks/planner.py and judged on its other half. Nothing was measured on a GPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from tunesmith.planner import activations
+from tunesmith.planner.activations import Pass
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.recipe.tree import DeepSpeed, Fsdp, Optimizer
 from tunesmith.units import MIB
 
-WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
 STATE_WIDTH = {
     "adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256, "lion": 4.0, "lion_8bit": 1 + 4 / 256,
     "adafactor": 0.0,  # a row and a column per matrix
 }  # fmt: skip
-CPU_FIXED = 81 * MIB  # fitted: thread pools, kernels, the allocator's own books
-ACTIVATION_FACTOR = 1.1  # fitted: what a block saves beyond the tensors counted below
-CPU_BAND, GPU_BAND = 0.35, 0.4
-LOGIT_COPIES = 6.0  # fitted; logits in fp32, their log-softmax and its gradient
+CPU_FIXED = 60 * MIB  # fitted: code pages first touched in a step, kernels' buffers, threads
+# Fitted: glibc's heap does not give the place of one tensor to the next of the same size (memalign in glibc < 2.38 at
+# least), so that it grows beyond what lives. Not with recomputation: there the train stage has freed memory returned.
+HEAP_SLACK = 0.45
+CPU_BAND, GPU_BAND = 0.2, 0.4
+GPU_FIXED = 200 * MIB  # assumed: cuBLAS and attention workspaces
+GPU_SLACK = 0.08  # assumed: the caching allocator's rounding and holes
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Bytes of each part at the peak of a step."""
+    """Bytes of each part at one moment. saving: copies that a checkpoint is written from. allocator: held, not used."""
 
-    weights: float
-    adapter: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
-    workspace: float
+    weights: float = 0.0
+    adapter: float = 0.0
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    activations: float = 0.0
+    logits: float = 0.0
+    saving: float = 0.0
+    data: float = 0.0
+    allocator: float = 0.0
+    workspace: float = 0.0
 
     @property
     def total(self) -> float:
-        return sum(self.__dict__.values())
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
-def peak(
-    spec: Recipe,
-    shape: Shape,
-    *,
-    precision: str,
-    micro_batch: int,
-    num_tokens: int,
-    learned_tokens: int,
-    checkpointing: bool,
-    on_cpu: bool,
-) -> Parts:
-    """num_tokens: of the longest row; learned_tokens: of them, the most that are learned."""
-    width = WIDTH[precision]
-    is_lora = isinstance(spec.adapter, Lora)
-    trainable = shape.trainable(spec)
-    tokens = micro_batch * num_tokens
-    layer = tokens * _layer_values(shape, is_lora) * width * ACTIVATION_FACTOR
-    if checkpointing:
-        activations = tokens * shape.hidden * width * shape.num_layers + layer
+@dataclass(frozen=True)
+class Job:
+    """A training. trainable: weights that get gradients. state_bytes: what the optimizer keeps for each.
+    shards: over how many processes weights, gradients and optimizer state are divided. base_bytes: of quantised weights.
+
+    accumulates: a step has several micro-batches, so that gradients are there while the next one goes forward.
+    data_bytes: the mapped token ids. on_cpu: else on one GPU.
+    """
+
+    step: Pass
+    trainable: int
+    state_bytes: float
+    accumulates: bool
+    data_bytes: float
+    on_cpu: bool
+    shards: tuple[int, int, int] = (1, 1, 1)
+    base_bytes: float | None = None
+
+
+def peak(job: Job) -> tuple[str, Parts]:
+    """The highest moment, by name, and what lives then."""
+    moments = _moments(job)
+    name = max(moments, key=lambda moment: moments[moment].total)
+    return name, moments[name]
+
+
+def _moments(job: Job) -> dict[str, Parts]:
+    step, shape = job.step, job.step.shape
+    saved = activations.saved(step)
+    logit = step.learned * shape.vocabulary * 4.0
+    gradients = job.trainable * 4.0
+    there = gradients if job.accumulates else 0.0
+    # The gradient of the output layer: a tensor of its own until it is added, tied ones until the embedding's comes in.
+    head = 0.0 if step.is_lora else shape.embedding_parameters * 4.0
+    waiting = head if shape.is_tied or not job.accumulates else 0.0
+    whole_logits = _whole_logits(step)
+    moments = {
+        "loss": _living(job, there, saved, 3 * logit + whole_logits),
+        "output layer": _living(job, there + head, saved, logit + whole_logits),
+        "last block": _living(job, there + waiting, saved + activations.way_back(step), 0.0),
+        "embedding": _living(job, max(there, gradients - head) + head + (head if shape.is_tied else 0.0), 0.0, 0.0),
+        "update": _living(job, gradients, 0.0, 0.0),
+    }
+    if job.on_cpu:  # a GPU's tensors are copied to the host's memory, which is not counted
+        copies = job.trainable * (4.0 + job.state_bytes) + head  # head: the test for NaN copies the largest tensor
+        moments["checkpoint"] = _living(job, 0.0, 0.0, 0.0, saving=copies)
+    return moments
+
+
+def _living(job: Job, gradients: float, activations: float, logits: float, saving: float = 0.0) -> Parts:
+    """All parts, with what never goes away."""
+    step = job.step
+    moving = activations + logits
+    if job.on_cpu:
+        slack, fixed = 0.0 if step.recompute else HEAP_SLACK * moving, CPU_FIXED
     else:
-        activations = layer * shape.num_layers
-    of_weights, of_gradients, of_state = shards(spec)
-    weights = weight_bytes(spec, shape, width)
+        slack, fixed = GPU_SLACK * (moving + gradients), GPU_FIXED
+    of_weights, of_gradients, of_state = job.shards
+    weights = _weights(step) if job.base_bytes is None else job.base_bytes
     # Of weights in shards one block is whole while it is at work.
-    at_work = weights / max(1, shape.num_layers) if of_weights > 1 else 0.0
+    at_work = weights / max(1, step.shape.num_layers) if of_weights > 1 else 0.0
+    adapter = job.trainable * (4.0 if step.precision == "fp32" else 6.0) if step.is_lora else 0.0
     return Parts(
         weights=weights / of_weights + at_work,
-        adapter=trainable * 4 / of_weights if is_lora else 0.0,
-        gradients=trainable * 4 / of_gradients,
-        optimizer=trainable * state_width(spec.train.optimizer) / of_state,
+        adapter=adapter / of_weights,
+        gradients=gradients / of_gradients,
+        optimizer=job.trainable * job.state_bytes / of_state,
         activations=activations,
-        logits=micro_batch * learned_tokens * shape.vocabulary * 4 * LOGIT_COPIES,
-        workspace=CPU_FIXED if on_cpu else 600 * MIB,
+        logits=logits,
+        saving=saving,
+        data=job.data_bytes if job.on_cpu else 0.0,
+        allocator=slack,
+        workspace=fixed,
     )
+
+
+def _weights(step: Pass) -> float:
+    """Frozen ones in the format that is computed in, trained ones in fp32; below fp32 what is trained is cast for use."""
+    shape = step.shape
+    if step.precision == "fp32":
+        return 4.0 * shape.parameters
+    if step.is_lora:
+        return 2.0 * shape.parameters
+    return 4.0 * shape.parameters + 2.0 * (shape.linear_parameters + shape.embedding_parameters)
 
 
 def weight_bytes(spec: Recipe, shape: Shape, width: int) -> float:
@@ -117,12 +173,8 @@ def shards(spec: Recipe) -> tuple[int, int, int]:
     return 1, 1, 1
 
 
-def _layer_values(shape: Shape, is_lora: bool) -> float:
-    """Numbers per token that one block keeps for the way back.
-
-    Two norms keep their input and its scaled copy (4 D); attention its input, q, k, v, the rotated q and k, its output
-    (D + 3 Q + 3 KV); the feed-forward its input, gate, its activation, up and their product (D + 4 F). Weights that are
-    trained keep their inputs as well, which are these tensors.
-    """
-    values = 6 * shape.hidden + 3 * shape.q_width + 3 * shape.kv_width + 4 * shape.feed_forward
-    return values + (shape.q_width + shape.kv_width if is_lora else 0)
+def _whole_logits(step: Pass) -> float:
+    """A model whose logits are more than an output layer makes them at every position: with their gradient, twice."""
+    if step.shape.family.has_plain_head:
+        return 0.0
+    return 2.0 * step.num_tokens * step.shape.vocabulary * step.width

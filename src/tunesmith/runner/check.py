@@ -31,7 +31,7 @@ def check(spec: Recipe, workspace: Path, on_phase: Callable[[str], None] = lambd
     statistics = survey(spec, tokenizer, found)
     if config is not None and statistics is not None:
         with found.gathering():
-            _tell_plan(planning.make_plan(spec, statistics)["figures"], found)
+            _tell_plan(planning.make_plan(spec, statistics, workspace)["figures"], found)
     return found
 
 
@@ -65,7 +65,7 @@ def _check_model(spec: Recipe, workspace: Path, found: Findings) -> hub.ModelCon
         found.facts.append(f"the base model {config.source} is there ({kind}{_at(config.commit)})")
         if config.bytes_to_fetch:
             found.facts.append(f"{format_bytes(config.bytes_to_fetch)} of weights would be fetched")
-        planning.check_disk(planning.make_plan(spec, None), workspace)
+        planning.check_disk(planning.make_plan(spec, None, workspace), workspace)
         limit = config.config.get("max_position_embeddings")
         if isinstance(limit, int) and spec.data.max_tokens > limit:
             found.warnings.append(
