@@ -10,6 +10,7 @@ from typing import Any
 from tunesmith.errors import ModelError
 from tunesmith.planner import memory, speed
 from tunesmith.planner.hardware import Hardware
+from tunesmith.planner.ranges import Unusual, unusual
 from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
@@ -37,12 +38,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Plan:
-    """figures by name; choices: micro_batch, gradient_checkpointing, precision, attention. basis: before data | after prepare."""
+    """figures by name; choices: micro_batch, gradient_checkpointing, precision, attention. basis: before data | after prepare.
+
+    unusual: values out of their usual range; warnings, never refusals.
+    """
 
     figures: dict[str, Figure]
     choices: dict[str, Any]
     hardware: Hardware
     basis: str
+    unusual: tuple[Unusual, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +55,7 @@ class Plan:
             "choices": self.choices,
             "hardware": self.hardware.to_json(),
             "basis": self.basis,
+            "unusual": [item.to_json() for item in self.unusual],
         }
 
     def to_text(self) -> str:
@@ -59,6 +65,7 @@ class Plan:
             for name, figure in self.figures.items()
         ]
         lines += ["", "choices", *(f"  {name.replace('_', ' '):<24} {value}" for name, value in self.choices.items())]
+        lines += ["", *(f"warning: {item}" for item in self.unusual)] if self.unusual else []
         return "\n".join(lines)
 
 
@@ -104,7 +111,8 @@ def plan(spec: Recipe, config: Mapping[str, Any], *, statistics: Mapping[str, An
     }
     if spec.model.quantisation.type != "none":
         choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
-    return Plan(figures, choices, hardware, "after prepare" if statistics else "before data")
+    basis = "after prepare" if statistics else "before data"
+    return Plan(figures, choices, hardware, basis, tuple(unusual(spec, config)))
 
 
 def _precision(spec: Recipe, hardware: Hardware) -> str:
