@@ -20,7 +20,7 @@ from tunesmith.runs.run import Listener, Run, folder_of, list_runs
 if TYPE_CHECKING:
     from tunesmith.planner import Plan
     from tunesmith.runner import Outcome
-    from tunesmith.tune import Result
+    from tunesmith.tuning import Result
 
 WORKSPACE = "tunesmith-work"
 BASE = "builtin:tunesmith-tiny"
@@ -130,7 +130,7 @@ def tune(
     workspace. out: also write the best recipe there. say: takes lines of progress. `result.best` is the best trial,
     `result.files` names the page, the table and the best recipe.
     """
-    from tunesmith.tune import search
+    from tunesmith.tuning import search
 
     spec = _recipe(recipe, overrides)
     return search(

@@ -388,9 +388,9 @@ def sinks(bench: Bench, overrides: tuple[str, ...]) -> list[str]:
 
 def searched(bench: Bench, overrides: tuple[str, ...]) -> Any:
     """A search by its own worker, with trials of which nothing is trained: what is drawn, given up, kept, and when it ends."""
-    from tunesmith.tune.progress import Progress
-    from tunesmith.tune.search import Search
-    from tunesmith.tune.worker import Worker, _Watch
+    from tunesmith.tuning.progress import Progress
+    from tunesmith.tuning.search import Search
+    from tunesmith.tuning.worker import Worker, _Watch
 
     search = Search(bench.recipe(overrides), bench.folder / f"search-{len(bench.known)}", frozenset(), None, "s")
     search.folder.mkdir(parents=True)

@@ -19,10 +19,10 @@ from tunesmith import api
 from tunesmith.errors import InterruptedRun, ModelError, RecipeError
 from tunesmith.recipe import load_recipe
 from tunesmith.runs.events import read_events
-from tunesmith.tune import Result
-from tunesmith.tune.progress import Progress
-from tunesmith.tune.search import Search
-from tunesmith.tune.worker import Worker
+from tunesmith.tuning import Result
+from tunesmith.tuning.progress import Progress
+from tunesmith.tuning.search import Search
+from tunesmith.tuning.worker import Worker
 
 pytest.importorskip("optuna")
 

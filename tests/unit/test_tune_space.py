@@ -13,9 +13,9 @@ from tunesmith.recipe import Recipe, parse_recipe, with_values
 from tunesmith.recipe.keys import all_keys
 from tunesmith.runner.planning import plan_stage
 from tunesmith.runs.run import Run
-from tunesmith.tune.objective import Objective
-from tunesmith.tune.rungs import FULL, RUNGS, rung_value, share_of, why_pruned
-from tunesmith.tune.space import Choices, Span, own_point, points, resolve, size, values_of, warnings
+from tunesmith.tuning.objective import Objective
+from tunesmith.tuning.rungs import FULL, RUNGS, rung_value, share_of, why_pruned
+from tunesmith.tuning.space import Choices, Span, own_point, points, resolve, size, values_of, warnings
 
 LEAST = "data: {sources: rows.jsonl}\n"
 SMALL, LARGE = 3_000_000, 8_000_000_000

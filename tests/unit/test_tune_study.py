@@ -14,11 +14,11 @@ import pytest
 from tunesmith.errors import FileError, UsageError
 from tunesmith.recipe import parse_recipe
 from tunesmith.runner.environment import command_line
-from tunesmith.tune.claims import LOST_AFTER_S, Clock, Owner, alone, is_living, workspace_id
-from tunesmith.tune.objective import Objective
-from tunesmith.tune.search import share_of_machine
-from tunesmith.tune.space import resolve
-from tunesmith.tune.study import STARTUP_TRIALS, Study, hide_password
+from tunesmith.tuning.claims import LOST_AFTER_S, Clock, Owner, alone, is_living, workspace_id
+from tunesmith.tuning.objective import Objective
+from tunesmith.tuning.search import share_of_machine
+from tunesmith.tuning.space import resolve
+from tunesmith.tuning.study import STARTUP_TRIALS, Study, hide_password
 
 pytest.importorskip("optuna")
 
@@ -132,7 +132,7 @@ def test_passwords_in_urls_are_no_part_of_what_is_kept() -> None:
 
 
 def test_a_workers_lock_dies_with_it(tmp_path: Path) -> None:
-    program = f"from tunesmith.tune.claims import Owner; from pathlib import Path; import time; print(Owner(Path({str(tmp_path)!r})).name, flush=True); time.sleep(60)"
+    program = f"from tunesmith.tuning.claims import Owner; from pathlib import Path; import time; print(Owner(Path({str(tmp_path)!r})).name, flush=True); time.sleep(60)"
     source = str(Path(__file__).parents[2] / "src")
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": source}
@@ -181,3 +181,10 @@ def test_workers_share_the_machine() -> None:
     assert share_of_machine(1, 2, 2, gpus=4) == {"CUDA_VISIBLE_DEVICES": "2,3"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert share_of_machine(0, 2, 1, gpus=0) == {"OMP_NUM_THREADS": str(max(1, cores // 2))}
+
+
+def test_the_public_word_stays_a_function_once_the_package_is_loaded() -> None:
+    import tunesmith
+    import tunesmith.tuning  # a package of the word's own name would take its place
+
+    assert callable(tunesmith.tune)

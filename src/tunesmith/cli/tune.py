@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from tunesmith.cli.options import recipe_options, workspace_option
+from tunesmith.cli.options import recipe_options, show_json, workspace_option
 
 
 @click.command("tune")
@@ -18,12 +17,11 @@ from tunesmith.cli.options import recipe_options, workspace_option
     "--storage",
     metavar="URL",
     envvar="TUNESMITH_STORAGE",
-    help="Database that workers on several machines share, for example postgresql://USER@HOST/NAME; default: a file in "
-    "the workspace. A URL with a password goes into the variable TUNESMITH_STORAGE.",
+    help="Database shared with other machines; a URL with a password goes into TUNESMITH_STORAGE.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the best recipe to this file.")
-@click.option("--allow-code", is_flag=True, help="Run the Python code that the recipe names (custom metrics).")
-@click.option("--quiet", is_flag=True, help="Print the outcome only.")
+@click.option("--allow-code", is_flag=True, help="Run the Python code that the recipe names, such as your own metrics.")
+@click.option("--quiet", is_flag=True, help="Print the outcome only, no progress.")
 def command(
     recipe: Path,
     overrides: tuple[str, ...],
@@ -39,8 +37,11 @@ def command(
     `tune`. Stop it at any moment: the same command goes on. It ends with a table, a page and the best recipe.
 
     \b
-    tunesmith tune recipe.yaml --set tune.trials=30
-    tunesmith tune recipe.yaml --set 'tune.space={train.learning_rate: default, train.epochs: {choices: [1, 2, 3]}}'
+    Examples:
+      tunesmith tune recipe.yaml
+      tunesmith tune recipe.yaml --set tune.trials=30 --workers 2
+      tunesmith tune recipe.yaml --set tune.space.train.epochs=default   and nothing else
+      tunesmith tune recipe.yaml --storage postgresql://USER@HOST/NAME   the same on each machine
     """
     from tunesmith import api
 
@@ -56,9 +57,9 @@ def command(
         say=say,
     )
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        show_json(result.to_json())
         return
-    from tunesmith.tune.results import table
+    from tunesmith.tuning.results import table
 
     for line in table(result):
         click.echo(line)

@@ -663,28 +663,28 @@ class Tune(Section):
     space: dict[str, Any] = key(
         dict,
         "What is searched: key of the recipe -> {low, high, log} or {choices} or default; left out: the learning rate, and the rank of an adapter.",
-        owner="tune.space",
+        owner="tuning.space",
         other={"train.learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},
     )
     metric: str = key(
         "validation_loss",
         "What a trial is judged by: validation_loss, or one of evaluate.metrics, asked on validation rows.",
-        owner="tune.objective",
+        owner="tuning.objective",
         other="exact_match",
     )
     direction: Literal["auto", "minimize", "maximize"] = key(
         "auto",
         "Which values are better; auto: low for validation_loss and perplexity, else high.",
-        owner="tune.objective",
+        owner="tuning.objective",
         other="maximize",
     )
     trials: int | None = key(
-        20, "Trials in all, over every start and worker.", owner="tune.worker", unit="trials", other=3, ge=1
+        20, "Trials in all, over every start and worker.", owner="tuning.worker", unit="trials", other=3, ge=1
     )
     minutes: float | None = key(
         None,
         "Time in all, over every start of the command; the trial at work is saved and goes on when there is more.",
-        owner="tune.worker",
+        owner="tuning.worker",
         unit="minutes",
         other=5.0,
         gt=0,
@@ -692,25 +692,25 @@ class Tune(Section):
     prune: Literal["asha", "none"] = key(
         "asha",
         "asha gives a trial up when its validation loss is not among the best third at 1/9 and at 1/3 of its steps.",
-        owner="tune.rungs",
+        owner="tuning.rungs",
         other="none",
     )
     sampler: Literal["tpe", "random"] = key(
         "tpe",
         "How values are drawn: tpe learns from the trials before; random does not.",
-        owner="tune.study",
+        owner="tuning.study",
         other="random",
     )
     keep: Literal["all", "best"] = key(
         "all",
         "Whose trained weights stay on the disk; the record of every trial does.",
-        owner="tune.worker",
+        owner="tuning.worker",
         other="best",
     )
     seed: int = key(
         17,
         "What is drawn follows from it and from the trials before.",
-        owner="tune.study",
+        owner="tuning.study",
         other=18,
         ge=0,
         le=2**31 - 1,
@@ -754,7 +754,7 @@ class Recipe(Section):
         owner="planner.ranges",
         other=("train.learning_rate",),
     )
-    tune: Tune = key(Tune, "The search of `tunesmith tune`; a run does not read it.", owner="tune")
+    tune: Tune = key(Tune, "The search of `tunesmith tune`; a run does not read it.", owner="tuning")
 
     # Where each value came from, by key: "file" or "--set". No part of what the recipe says, so no part of equality.
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

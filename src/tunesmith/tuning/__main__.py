@@ -1,4 +1,4 @@
-"""`python -m tunesmith.tune REQUEST`: one of several workers of a search; how it ended stands beside the request."""
+"""`python -m tunesmith.tuning REQUEST`: one of several workers of a search; how it ended stands beside the request."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from tunesmith.errors import TunesmithError
 from tunesmith.launch import orphans
 from tunesmith.runs import durable
-from tunesmith.tune.progress import Progress
-from tunesmith.tune.search import Search
-from tunesmith.tune.worker import Worker
+from tunesmith.tuning.progress import Progress
+from tunesmith.tuning.search import Search
+from tunesmith.tuning.worker import Worker
 
 
 def main(request: str) -> int:

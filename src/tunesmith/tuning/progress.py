@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tunesmith.tune.space import values_of
-from tunesmith.tune.study import Study, Trial
+from tunesmith.tuning.space import values_of
+from tunesmith.tuning.study import Study, Trial
 from tunesmith.units import format_seconds
 
 if TYPE_CHECKING:
-    from tunesmith.tune.search import Search
+    from tunesmith.tuning.search import Search
 
 EVERY_S = 5.0
 

@@ -25,14 +25,14 @@ from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
-from tunesmith.tune import results
-from tunesmith.tune.claims import Clock, alone, workspace_id
-from tunesmith.tune.objective import Objective
-from tunesmith.tune.progress import Progress, num_ended
-from tunesmith.tune.results import Result
-from tunesmith.tune.space import Space, own_point, resolve, warnings
-from tunesmith.tune.study import Study
-from tunesmith.tune.worker import Worker
+from tunesmith.tuning import results
+from tunesmith.tuning.claims import Clock, alone, workspace_id
+from tunesmith.tuning.objective import Objective
+from tunesmith.tuning.progress import Progress, num_ended
+from tunesmith.tuning.results import Result
+from tunesmith.tuning.space import Space, own_point, resolve, warnings
+from tunesmith.tuning.study import Study
+from tunesmith.tuning.worker import Worker
 
 POLL_S = 0.2
 STORAGE_VARIABLE = "TUNESMITH_STORAGE"  # a URL may hold a password, which is no part of a command line
@@ -315,7 +315,7 @@ class _Crew:
         if self.search.storage:
             environment[STORAGE_VARIABLE] = self.search.storage
         self.processes[worker] = subprocess.Popen(
-            [sys.executable, "-m", "tunesmith.tune", str(path)],
+            [sys.executable, "-m", "tunesmith.tuning", str(path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=environment,

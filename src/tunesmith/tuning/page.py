@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.tune.progress import show_value
-from tunesmith.tune.space import Choices, Dimension, Span
+from tunesmith.tuning.progress import show_value
+from tunesmith.tuning.space import Choices, Dimension, Span
 from tunesmith.units import format_seconds
 
 if TYPE_CHECKING:
-    from tunesmith.tune.results import Result
-    from tunesmith.tune.search import Search
+    from tunesmith.tuning.results import Result
+    from tunesmith.tuning.search import Search
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 240, 62, 16, 12, 32
 ROUGH_BELOW = 30  # complete trials; with fewer, importance is a hint

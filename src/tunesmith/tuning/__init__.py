@@ -1,5 +1,5 @@
 """Search: the recipe's values that make the best model, by trials that share prepared data. A loop around the runner."""
 
-from tunesmith.tune.search import Result, search
+from tunesmith.tuning.search import Result, search
 
 __all__ = ["Result", "search"]

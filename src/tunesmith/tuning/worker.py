@@ -21,16 +21,16 @@ from tunesmith.runner import execute
 from tunesmith.runs import durable
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import IS_BUSY, Run
-from tunesmith.tune import rungs
-from tunesmith.tune.claims import Owner, alone, is_living, is_silent
-from tunesmith.tune.objective import curve_of
-from tunesmith.tune.progress import Progress
-from tunesmith.tune.space import Drawn, points, size, values_of
-from tunesmith.tune.study import Study, Trial
+from tunesmith.tuning import rungs
+from tunesmith.tuning.claims import Owner, alone, is_living, is_silent
+from tunesmith.tuning.objective import curve_of
+from tunesmith.tuning.progress import Progress
+from tunesmith.tuning.space import Drawn, points, size, values_of
+from tunesmith.tuning.study import Study, Trial
 from tunesmith.units import GIB, KIB
 
 if TYPE_CHECKING:
-    from tunesmith.tune.search import Search
+    from tunesmith.tuning.search import Search
 
 SIGN_OF_LIFE_S = 15.0
 MAX_FAILED_AT_FIRST = 3  # trials that fail before any is complete

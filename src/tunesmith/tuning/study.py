@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import FileError, UsageError
 from tunesmith.recipe import Recipe
-from tunesmith.tune.objective import Objective
-from tunesmith.tune.space import Choices, Drawn, Space
+from tunesmith.tuning.objective import Objective
+from tunesmith.tuning.space import Choices, Drawn, Space
 
 if TYPE_CHECKING:
     import optuna

@@ -10,14 +10,14 @@ import yaml
 
 from tunesmith.recipe import Recipe, Source, with_values
 from tunesmith.runs import durable
-from tunesmith.tune import page
-from tunesmith.tune.progress import show_value
-from tunesmith.tune.space import Dimension, values_of
-from tunesmith.tune.study import Study, Trial, hide_password
+from tunesmith.tuning import page
+from tunesmith.tuning.progress import show_value
+from tunesmith.tuning.space import Dimension, values_of
+from tunesmith.tuning.study import Study, Trial, hide_password
 from tunesmith.units import format_seconds
 
 if TYPE_CHECKING:
-    from tunesmith.tune.search import Search
+    from tunesmith.tuning.search import Search
 
 TABLE, PAGE, BEST = "trials.json", "search.html", "best.yaml"
 
