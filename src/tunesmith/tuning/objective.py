@@ -61,8 +61,6 @@ class Objective:
     def _score(self, run: Run) -> float | None:
         folder = (run.outputs("evaluate") or {})["evaluation"].path
         evaluation = json.loads((folder / "evaluation.json").read_bytes())
-        if self.metric == PERPLEXITY:
-            return evaluation["perplexity"]["tuned"]
         metrics = evaluation["parts"].get("validation", {"metrics": {}})["metrics"]
         name = next((name for name in metrics if self.metric.endswith(name)), None)
         return metrics[name]["tuned"]["value"] if name else None
