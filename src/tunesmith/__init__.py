@@ -26,6 +26,7 @@ _WORDS = (
     "serve",
     "chat",
     "run",
+    "tune",
     "open_run",
     "explain",
     "doctor",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         run,
         serve,
         train,
+        tune,
     )
     from tunesmith.recipe import Recipe
 

@@ -20,6 +20,7 @@ from tunesmith.runs.run import Listener, Run, folder_of, list_runs
 if TYPE_CHECKING:
     from tunesmith.planner import Plan
     from tunesmith.runner import Outcome
+    from tunesmith.tuning import Result
 
 WORKSPACE = "tunesmith-work"
 BASE = "builtin:tunesmith-tiny"
@@ -31,6 +32,7 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "httpx", "openai", "accelerate"),
     "hub": ("huggingface_hub",),
     "qlora": ("bitsandbytes", "accelerate"),
+    "tune": ("optuna",),
 }
 
 
@@ -109,6 +111,37 @@ def export(recipe: RecipeLike, *, to: Path | str | None = None, **options: Any) 
     outcome = run(recipe, until="export", **options)
     deliver(outcome.run, Path(to))
     return outcome
+
+
+def tune(
+    recipe: RecipeLike,
+    *,
+    overrides: Iterable[str] = (),
+    workspace: Path | str = WORKSPACE,
+    workers: int = 1,
+    storage: str | None = None,
+    out: Path | str | None = None,
+    allow_code: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Result:
+    """Search the values that the recipe's section `tune` asks for; the same call goes on after any stop.
+
+    workers: processes on this machine. storage: URL of a database shared with other machines; None: a file in the
+    workspace. out: also write the best recipe there. say: takes lines of progress. `result.best` is the best trial,
+    `result.files` names the page, the table and the best recipe.
+    """
+    from tunesmith.tuning import search
+
+    spec = _recipe(recipe, overrides)
+    return search(
+        spec,
+        Path(workspace),
+        workers=workers,
+        storage=storage,
+        allow_code=_allowed(spec, allow_code),
+        say=say,
+        out=Path(out) if out is not None else None,
+    )
 
 
 def serve(target: Run | Path | str, *, workspace: Path | str = WORKSPACE, **options: Any) -> None:

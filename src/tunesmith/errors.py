@@ -8,6 +8,7 @@
     |- ModelError       66    the model, its weights or its tokenizer are off
     |- FileError        74    files, disk, permissions
     |- StoppedError     75    we stopped on purpose; the same command goes on
+    |   '- TrialPruned         a search gave this run up; no failure, and nothing of it is saved
     |- GateError         3    the gate says: do not ship
     '- InterruptedRun  130/143  Ctrl-C or SIGTERM, after saving
 
@@ -112,6 +113,10 @@ class FileError(TunesmithError):
 
 class StoppedError(TunesmithError):
     exit_status = 75
+
+
+class TrialPruned(StoppedError):
+    """A search gave this trial up because others are better at the same share of their steps."""
 
 
 class GateError(TunesmithError):

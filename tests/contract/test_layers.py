@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "tunesmith"
 LAYERS = {
     "errors": 0, "units": 0, "hub": 1, "recipe": 1, "runs": 2, "planner": 3, "tracking": 3, "text": 4, "modeling": 5, "scoring": 6,
-    "stages": 7, "launch": 8, "report": 8, "runner": 9, "api": 10, "cli": 11, "__init__": 12, "__main__": 12,
+    "stages": 7, "launch": 8, "report": 8, "runner": 9, "tuning": 10, "api": 11, "cli": 12, "__init__": 13, "__main__": 13,
 }  # fmt: skip
 LIGHT = (
     "errors",
@@ -24,6 +24,7 @@ LIGHT = (
     "report",
     "runner",
     "launch",
+    "tuning",
     "cli",
     "api",
     "__init__",
@@ -39,6 +40,7 @@ HEAVY = {
     "tokenizers",
     "safetensors",
     "bitsandbytes",
+    "optuna",
 }
 DOORS = {
     "deepspeed": ("stages/train/engines/deepspeed.py",),
@@ -46,6 +48,7 @@ DOORS = {
     "huggingface_hub": ("hub/download.py",),
     "bitsandbytes": ("modeling/patches.py", "modeling/quantise.py", "stages/train/optimizer.py"),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),
+    "optuna": ("tuning/study.py",),
 }
 
 

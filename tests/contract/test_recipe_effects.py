@@ -386,6 +386,34 @@ def sinks(bench: Bench, overrides: tuple[str, ...]) -> list[str]:
     return [type(listener).__name__ for listener in run.listeners]
 
 
+def searched(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """A search by its own worker, with trials of which nothing is trained: what is drawn, given up, kept, and when it ends."""
+    from tunesmith.tuning.progress import Progress
+    from tunesmith.tuning.search import Search
+    from tunesmith.tuning.worker import Worker, _Watch
+
+    search = Search(bench.recipe(overrides), bench.folder / f"search-{len(bench.known)}", frozenset(), None, "s")
+    search.folder.mkdir(parents=True)
+    study = search.open_study()
+    worker = Worker(search, study, Progress(1, None, None), None)
+    kept: list[int] = []
+    told: list[Any] = [search.objective, search.deadline() is not None]
+    with bench.patch.context() as patch:
+        patch.setattr(_Watch, "_keep_the_best", lambda watch: kept.append(watch.number))
+        while (trial := worker._next()) is not None:
+            watch = _Watch(worker, trial)
+            stops: list[Exception] = []
+            watch.run = SimpleNamespace(stopping=False, stop_for=stops.append, events=list)  # type: ignore[assignment]
+            watch.num_steps, watch.is_own = 10, True
+            watch._judge(2, float(trial.number))  # each one worse than the one before
+            study.end(trial.number, "complete", float(trial.number))
+            watch.clean_up("complete")
+            told.append((trial.drawn, bool(stops)))
+    worker.owner.close()
+    study.close()
+    return told, kept
+
+
 # ----------------------------------------------------------------------------------------------------------- the table
 
 
@@ -403,11 +431,12 @@ class Effect:
 # Stages whose fingerprint a key of this section is part of. A change reaches later stages through their inputs.
 RERUNS = {
     "data": ("prepare",), "adapter": ("train",), "train": ("train",), "evaluate": ("evaluate",), "gate": ("evaluate",),
-    "export": ("export",), "serve": ("serve",),
+    "export": ("export",), "serve": ("serve",), "tune": (),
 }  # fmt: skip
 ALL_MODEL = ("prepare", "train", "evaluate", "export")
 LATER = ("train", "evaluate", "export")  # they load the model
 SET_APART = ("data.on_bad_row=quarantine", "data.max_bad_share=0.2")
+NINE = ("tune.trials=9",)
 SGD = ("train.optimizer=sgd",)
 FSDP = ("train.engine.type=fsdp",)
 DEEPSPEED = ("train.engine.type=deepspeed",)
@@ -491,6 +520,7 @@ EFFECTS: dict[str, Effect] = {
     "evaluate.max_new_tokens": Effect(evaluation, other=9),
     "evaluate.batch_size": Effect(evaluation, other=2),
     "evaluate.max_items": Effect(evaluation, other=1),
+    "evaluate.split": Effect(evaluation),
     "evaluate.confidence": Effect(verdict),
     "gate.require": Effect(verdict, reruns=("evaluate", "export")),
     "gate.metric": Effect(verdict),
@@ -505,6 +535,16 @@ EFFECTS: dict[str, Effect] = {
     "serve.queue": Effect(endpoint),
     "serve.parity_items": Effect(proof),
     "track": Effect(sinks, reruns=()),
+    "accept_unusual": Effect(plan, ("train.learning_rate=0.5",), reruns=()),
+    "tune.space": Effect(searched, NINE, other={"train.epochs": {"low": 1, "high": 3}}),
+    "tune.metric": Effect(searched, NINE),
+    "tune.direction": Effect(searched, NINE),
+    "tune.trials": Effect(searched, NINE, other=4),
+    "tune.minutes": Effect(searched, NINE),
+    "tune.prune": Effect(searched, NINE),
+    "tune.sampler": Effect(searched, NINE),
+    "tune.keep": Effect(searched, NINE),
+    "tune.seed": Effect(searched, NINE),
 }
 
 

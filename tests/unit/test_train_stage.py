@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from small_training import LORA, WORSENING, small_training
 
-from tunesmith.errors import DataError, ModelError
+from tunesmith.errors import DataError, ModelError, StoppedError, TrialPruned
 from tunesmith.recipe.tree import EarlyStopping
 from tunesmith.runs.dataset import Dataset
+from tunesmith.runs.events import Event
 from tunesmith.stages.train.checkpoint import TrainState
 from tunesmith.stages.train.guards import note_non_finite, note_validation
 
@@ -103,6 +104,39 @@ def test_about_ten_validations_and_as_many_saves_by_default(tiny_model_dir: Path
     training.train()
     assert list(training.values("validation/loss")) == [*range(2, 25, 2), 25]
     assert set(training.values("checkpoint/saved")) <= {*range(2, 25, 2), 25}
+
+
+def test_a_trial_that_is_given_up_leaves_at_its_validation_and_saves_nothing_more(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    training = small_training(tmp_path, tiny_model_dir, ["train.evaluate_every=2", LORA])
+
+    def give_up(event: Event) -> None:
+        if event.name == "validation/loss" and event.step == 4:
+            training.run.stop_for(TrialPruned("TUN-006", "others are better"))
+
+    training.run.listeners.append(give_up)
+    with pytest.raises(TrialPruned, match="others are better"):
+        training.train()
+    assert max(training.values("train/loss")) == 4
+    assert set(training.values("checkpoint/saved")) == {2}
+
+
+def test_a_stop_for_a_reason_of_our_own_saves_and_raises_the_reason(tiny_model_dir: Path, tmp_path: Path) -> None:
+    training = small_training(tmp_path, tiny_model_dir, ["train.evaluate_every=2", LORA])
+
+    def stop(event: Event) -> None:
+        if event.name == "validation/loss" and event.step == 4:
+            training.run.stop_for(StoppedError("TUN-007", "the time is spent"))
+
+    training.run.listeners.append(stop)
+    with pytest.raises(StoppedError, match="the time is spent"):
+        training.train()
+    assert 4 in training.values("checkpoint/saved")
+    again = training.again()
+    notes = again.train().notes
+    assert [step for step, _ in notes["validations"]] == [2, 4, 6, 8], "the losses before the stop are not forgotten"
+    assert notes["planned_steps"] == 8
 
 
 # ---------------------------------------------------------------------------------------------------- not finite

@@ -25,6 +25,7 @@ VERBS = {
     "serve": "Keep an OpenAI-compatible endpoint for a finished run.",
     "chat": "Talk to a run, a model folder or an endpoint.",
     "run": "All of it: raw rows to an evaluated, gated, exported and proven-to-serve model.",
+    "tune": "Search the values that make the best model; goes on where it was stopped.",
     "runs": "List runs, or compare two.",
     "report": "Write a run's report again and name its file.",
     "explain": "Explain a recipe key, or what became of a row.",

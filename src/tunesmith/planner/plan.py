@@ -15,6 +15,7 @@ from tunesmith.planner.figures import Figure
 from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.learned import Learned, recall
 from tunesmith.planner.memory import Job
+from tunesmith.planner.ranges import Unusual, unusual
 from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Full, Lora, Recipe
@@ -31,6 +32,7 @@ class Plan:
     """figures by name; choices: micro_batch, gradient_checkpointing, precision, attention. notes: why, in sentences.
 
     basis: before data | after prepare. pace: by what factor the times were corrected, and how many trainings told it.
+    unusual: values out of their usual range; warnings, never refusals.
     """
 
     figures: dict[str, Figure]
@@ -39,6 +41,7 @@ class Plan:
     basis: str
     pace: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    unusual: tuple[Unusual, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,6 +51,7 @@ class Plan:
             "basis": self.basis,
             "pace": self.pace,
             "notes": self.notes,
+            "unusual": [item.to_json() for item in self.unusual],
         }
 
     def to_text(self) -> str:
@@ -57,7 +61,9 @@ class Plan:
             for name, figure in self.figures.items()
         ]
         lines += ["", "choices", *(f"  {name.replace('_', ' '):<24} {value}" for name, value in self.choices.items())]
-        return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
+        lines += ["", *self.notes] if self.notes else []
+        lines += ["", *(f"warning: {item}" for item in self.unusual)] if self.unusual else []
+        return "\n".join(lines)
 
 
 def plan(
@@ -97,7 +103,15 @@ def plan(
         choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
     basis = "before data" if statistics is None else "after prepare"
     pace = {"machine": machine, "factor": learned.factor, "runs": learned.runs}
-    return Plan(figures, choices, hardware, basis, pace, list(_notes(case, micro_batch, recompute)))
+    return Plan(
+        figures,
+        choices,
+        hardware,
+        basis,
+        pace,
+        list(_notes(case, micro_batch, recompute)),
+        tuple(unusual(spec, config)),
+    )
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def _words(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {_words(arguments[0])}"
     if origin is dict:
-        return "mapping of names to names"
+        return "mapping of names to names" if arguments[1] is str else "mapping of keys to what they may be"
     return {int: "whole number", float: "number", str: "text", bool: "true | false"}.get(annotation, str(annotation))
 
 

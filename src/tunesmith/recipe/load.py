@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import yaml
 from pydantic import ValidationError
 
 from tunesmith.errors import FileError, Problem, RecipeError, UsageError
+from tunesmith.recipe import space
 from tunesmith.recipe.keys import all_keys, did_you_mean, sections, typed_sections, variants_of
-from tunesmith.recipe.tree import DeepSpeed, Lora, Recipe
+from tunesmith.recipe.tree import DeepSpeed, Lora, Recipe, Tune
 
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 100
@@ -136,15 +139,45 @@ def parse_recipe(
     recipe, invalid = _validate(content, lines)
     problems += invalid
     if recipe is not None and not problems:
-        problems = list(_contradictions(recipe))
+        problems = [replace(problem, where=_place(problem.where, lines)) for problem in _contradictions(recipe)]
     if problems:
         raise RecipeError(
             "RCP-003", f"{name} has {len(problems)} problem{'s' * (len(problems) > 1)}", problems=problems
         )
     assert recipe is not None
-    recipe = Recipe.model_validate(_absolute_paths(recipe.model_dump(), folder or Path.cwd()))
+    recipe = Recipe.model_validate(_absolute_paths(recipe.model_dump(mode="json"), folder or Path.cwd()))
     recipe._origins.update(origins)
     return recipe
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with some values put in and its search taken out: what one trial of a search runs.
+
+    values: by dotted key; paths in them are absolute. Raises RecipeError RCP-048 naming everything that is wrong then.
+    """
+    content, problems = _put_in(recipe, values)
+    made, invalid = _validate(content, {})
+    problems += invalid
+    if made is not None and not problems:
+        problems = list(_contradictions(made))
+    if problems or made is None:
+        shown = ", ".join(f"{key}={value!r}" for key, value in values.items())
+        raise RecipeError("RCP-048", f"the recipe cannot be run with {shown}", problems=problems)
+    made._origins.update(recipe._origins, **dict.fromkeys(values, "--set"))
+    return made
+
+
+def _put_in(recipe: Recipe, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    content = {**recipe.model_dump(mode="json"), "tune": Tune().model_dump(mode="json")}
+    for key, value in values.items():
+        _set(content, key, value)
+    content = _spell_out(content)
+    return content, list(_unknown_keys(content, {}))
+
+
+def _attempt(recipe: Recipe, values: Mapping[str, Any]) -> list[Problem]:
+    content, problems = _put_in(recipe, values)
+    return problems + _validate(content, {})[1]
 
 
 def difference(old: Recipe, new: Recipe) -> dict[str, list[Any]]:
@@ -277,6 +310,9 @@ def _spell_out(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(data, dict) and "sources" in data:
         sources = data["sources"] if isinstance(data["sources"], list) else [data["sources"]]
         content["data"] = {**data, "sources": [{"path": item} if isinstance(item, str) else item for item in sources]}
+    tune = content.get("tune")
+    if isinstance(tune, dict) and "space" in tune:
+        content["tune"] = {**tune, "space": space.flatten(tune["space"])}
     return content
 
 
@@ -477,6 +513,7 @@ def _contradictions(recipe: Recipe) -> Iterable[Problem]:
             f"one of evaluate.metrics: {', '.join(recipe.evaluate.metrics)}",
             f"evaluate.metrics: [{', '.join([*recipe.evaluate.metrics, metric])}]",
         )
+    yield from space.problems(recipe, _attempt)
 
 
 # ----------------------------------------------------------------------------------------------------------- paths
@@ -500,7 +537,22 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     ]
     if ".py:" in content["gate"]["metric"]:
         content["gate"]["metric"] = str(folder / content["gate"]["metric"])
+    for key, dimension in content["tune"]["space"].items():
+        if isinstance(dimension, dict) and "choices" in dimension:
+            dimension["choices"] = [_absolute_choice(content, key, value, folder) for value in dimension["choices"]]
     return content
+
+
+def _absolute_choice(content: dict[str, Any], key: str, value: Any, folder: Path) -> Any:
+    """A value that a search may put in, with its paths as they would be had they been written in its place."""
+    if not key.startswith(("model", "data.sources", "evaluate.metrics")):
+        return value
+    tried = {**copy.deepcopy(content), "tune": {"space": {}}}
+    _set(tried, key, value)
+    node: Any = _absolute_paths(Recipe.model_validate(_spell_out(tried)).model_dump(mode="json"), folder)
+    for part in key.split("."):
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    return node
 
 
 def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:

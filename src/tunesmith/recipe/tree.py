@@ -565,6 +565,12 @@ class Evaluate(Section):
         256, "Longest answer that is generated.", owner="scoring.generation", unit="tokens", other=4, ge=1
     )
     batch_size: int = key(32, "Prompts generated together.", owner="scoring.generation", unit="prompts", other=4, ge=1)
+    split: Literal["test", "validation"] = key(
+        "test",
+        "Held-out rows that are asked: test (validation where there is no test row), or validation.",
+        owner="stages.evaluate.run",
+        other="validation",
+    )
     max_items: int | None = key(
         None,
         "Evaluate at most this many items of each test part (first by hash order).",
@@ -648,6 +654,72 @@ class Serve(Section):
     )
 
 
+# ---------------------------------------------------------------------------------------------------------- search
+
+
+class Tune(Section):
+    """What `tunesmith tune` searches. No stage reads it: a trial's recipe is this one with values put in and no search."""
+
+    space: dict[str, Any] = key(
+        dict,
+        "What is searched: key of the recipe -> {low, high, log} or {choices} or default; left out: the learning rate, and the rank of an adapter.",
+        owner="tuning.space",
+        other={"train.learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},
+    )
+    metric: str = key(
+        "validation_loss",
+        "What a trial is judged by: validation_loss, or one of evaluate.metrics, asked on validation rows.",
+        owner="tuning.objective",
+        other="exact_match",
+    )
+    direction: Literal["auto", "minimize", "maximize"] = key(
+        "auto",
+        "Which values are better; auto: low for validation_loss and perplexity, else high.",
+        owner="tuning.objective",
+        other="maximize",
+    )
+    trials: int | None = key(
+        20, "Trials in all, over every start and worker.", owner="tuning.worker", unit="trials", other=3, ge=1
+    )
+    minutes: float | None = key(
+        None,
+        "Time in all, over every start of the command; the trial at work is saved and goes on when there is more.",
+        owner="tuning.worker",
+        unit="minutes",
+        other=5.0,
+        gt=0,
+    )
+    prune: Literal["asha", "none"] = key(
+        "asha",
+        "asha gives a trial up when its validation loss is not among the best third at 1/9 and at 1/3 of its steps.",
+        owner="tuning.rungs",
+        other="none",
+    )
+    sampler: Literal["tpe", "random"] = key(
+        "tpe",
+        "How values are drawn: tpe learns from the trials before; random does not.",
+        owner="tuning.study",
+        other="random",
+    )
+    keep: Literal["all", "best"] = key(
+        "all",
+        "Whose trained weights stay on the disk; the record of every trial does.",
+        owner="tuning.worker",
+        other="best",
+    )
+    seed: int = key(
+        17,
+        "What is drawn follows from it and from the trials before.",
+        owner="tuning.study",
+        other=18,
+        ge=0,
+        le=2**31 - 1,
+    )
+
+
+RANGED_KEYS = Literal["train.learning_rate", "train.batch_size", "train.epochs", "adapter.rank", "adapter.alpha"]
+
+
 class Recipe(Section):
     name: str = key(
         "run",
@@ -675,6 +747,14 @@ class Recipe(Section):
         owner="tracking",
         other=(),
     )
+
+    accept_unusual: tuple[RANGED_KEYS, ...] = key(
+        (),
+        "Keys whose values you mean although they are out of the usual range: no warning about them.",
+        owner="planner.ranges",
+        other=("train.learning_rate",),
+    )
+    tune: Tune = key(Tune, "The search of `tunesmith tune`; a run does not read it.", owner="tuning")
 
     # Where each value came from, by key: "file" or "--set". No part of what the recipe says, so no part of equality.
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -65,7 +65,9 @@ def _check_model(spec: Recipe, workspace: Path, found: Findings) -> hub.ModelCon
         found.facts.append(f"the base model {config.source} is there ({kind}{_at(config.commit)})")
         if config.bytes_to_fetch:
             found.facts.append(f"{format_bytes(config.bytes_to_fetch)} of weights would be fetched")
-        planning.check_disk(planning.make_plan(spec, None, workspace), workspace)
+        plan = planning.make_plan(spec, None, workspace)
+        found.warnings += [item["text"] for item in plan["unusual"]]
+        planning.check_disk(plan, workspace)
         limit = config.config.get("max_position_embeddings")
         if isinstance(limit, int) and spec.data.max_tokens > limit:
             found.warnings.append(

@@ -20,6 +20,7 @@ PACKAGES = (
     "bitsandbytes",
 )  # fmt: skip
 SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
+PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]*):\S*@")
 
 
 def describe(workspace: Path) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def describe(workspace: Path) -> dict[str, Any]:
 
 
 def command_line(arguments: list[str]) -> list[str]:
-    """The command as it was typed, with the values of options that look like secrets left out."""
+    """The command as it was typed, with the values of options that look like secrets, and passwords in URLs, left out."""
     shown: list[str] = []
     program = Path(arguments[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
@@ -51,7 +52,7 @@ def command_line(arguments: list[str]) -> list[str]:
         elif equals and SECRET.search(name) and name.startswith("--"):
             shown.append(f"{name}=***")
         else:
-            shown.append(argument)
+            shown.append(PASSWORD_IN_URL.sub(r"\1:***@", argument))
     return shown
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tunesmith import hub
-from tunesmith.errors import GateError, InterruptedRun, TunesmithError
+from tunesmith.errors import GateError, InterruptedRun, StoppedError, TrialPruned, TunesmithError
 from tunesmith.runner import base_model, environment, fingerprints, planning, signals
 from tunesmith.runner.stages import STAGES, Stage, check_switches, load_stages
 from tunesmith.runs.run import Listener, Run
@@ -50,13 +50,14 @@ def execute(
     on_begin: Callable[[Run], None] | None = None,
     on_stage: Callable[[str, Status], None] | None = None,
     table: Mapping[str, str] = STAGES,
+    parent: Run | None = None,
 ) -> Outcome:
     """Carries a recipe through its stages up to `until`; what exists already is reused.
 
     allow_code: Python code of the recipe that may run, as "file.py:function".
     listeners: get every event. on_begin: gets the Run before its first event, and never when there is nothing to do.
     on_stage: told (stage, "started" | "done" | "reused" | "failed").
-    table: stage names in order, with their packages.
+    table: stage names in order, with their packages. parent: the Run that a new one names as its parent.
     Raises TunesmithError: of a stage, StoppedError when another process works on the Run, InterruptedRun after Ctrl-C,
     GateError when the gate holds. What was finished before is kept; the same command goes on from there.
     """
@@ -64,7 +65,7 @@ def execute(
     check_switches(spec, stages)
     code = fingerprints.allowed(spec, allow_code)
     workspace = Path(workspace).absolute()
-    run = Run.open_or_create(workspace, spec)
+    run = Run.open_or_create(workspace, spec, parent)
     run.listeners.extend(listeners)
     tell = on_stage or (lambda name, status: None)
     attempt = _Attempt(run, on_begin)
@@ -186,7 +187,9 @@ def _noted(attempt: _Attempt, stage: str, tell: Callable[[str, Status], None]) -
 def _event_name(error: BaseException) -> str:
     if isinstance(error, GateError):
         return "stage/held"
-    if isinstance(error, (InterruptedRun, KeyboardInterrupt)):
+    if isinstance(error, TrialPruned):
+        return "stage/pruned"
+    if isinstance(error, (InterruptedRun, KeyboardInterrupt, StoppedError)):
         return "stage/stopped"
     return "stage/failed"
 

@@ -31,7 +31,17 @@ def plan_stage(stage: str, spec: Recipe, inputs: Mapping[str, Artifact], run: Ru
         statistics = Dataset(inputs["dataset"].path).statistics
     plan = make_plan(spec, statistics, run.workspace)
     run.write_plan(plan)
+    if plan["unusual"]:
+        _warn(plan, run)
     check_disk(plan, run.workspace)
+
+
+def _warn(plan: Mapping[str, Any], run: Run) -> None:
+    """An event for each unusual value, once per command: prepare and train both make a plan."""
+    told = {event.value for event in run.events() if event.name == "plan/unusual" and event.attempt == run.attempt}
+    for item in plan["unusual"]:
+        if item["text"] not in told:
+            run.record("plan", "plan/unusual", item["text"])
 
 
 def make_plan(spec: Recipe, statistics: dict[str, Any] | None, workspace: Path) -> dict[str, Any]:

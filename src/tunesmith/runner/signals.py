@@ -23,7 +23,7 @@ def handled(run: Run) -> Iterator[None]:
 
     def handle(signum: int, frame: FrameType | None) -> None:
         # Only a flag and one write to the terminal: a handler may have interrupted anything, a file lock included.
-        if run.stopping:
+        if run.stop_signal is not None:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         run.stop(signum)

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tunesmith.errors import FileError, InterruptedRun, StoppedError, UsageError
+from tunesmith.errors import FileError, InterruptedRun, StoppedError, TrialPruned, UsageError
 from tunesmith.runs import durable
 from tunesmith.runs.events import Event, read_events, read_lines
 from tunesmith.runs.store import Artifact, Store
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
 
 Listener = Callable[[Event], None]
+IS_BUSY = "RUN-010"  # the code of the error that another process works on the Run
 
 
 class Run:
@@ -52,6 +53,7 @@ class Run:
         self.listeners: list[Listener] = []
         self.is_writer = True
         self.stop_signal: int | None = None  # the signal that asked to stop
+        self.stop_reason: StoppedError | None = None  # a reason of our own to stop
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, attempt {self.attempt})"
@@ -59,9 +61,9 @@ class Run:
     # ------------------------------------------------------------------------------------------ making and opening
 
     @classmethod
-    def open_or_create(cls, workspace: Path, recipe: Recipe) -> Run:
+    def open_or_create(cls, workspace: Path, recipe: Recipe, parent: Run | None = None) -> Run:
         """The Run of this recipe in this workspace: the same resolved recipe goes on in the same one, as a new attempt;
-        a changed one makes a new Run that names its parent and what differs."""
+        a changed one makes a new Run that names its parent (default: the last one of its name) and what differs."""
         workspace = Path(workspace)
         path = folder_of(workspace, recipe)
         if (path / "recipe.json").exists():
@@ -70,9 +72,11 @@ class Run:
             return run
         run = cls(path, workspace, 1)
         durable.make_folders(path)
-        parent = _parent(workspace, recipe)
-        if parent:
-            durable.write_json(path / "parent.json", parent)
+        if parent and parent.base_model and _same_base(parent.recipe, recipe):  # a branch may move between two trials
+            durable.write_json(path / "base_model.json", parent.base_model)
+        came_from = _child_of(parent, recipe) if parent else _parent(workspace, recipe)
+        if came_from:
+            durable.write_json(path / "parent.json", came_from)
         durable.write_json(path / "recipe.json", recipe.model_dump(mode="json"))  # last: with it the Run is there
         run.__dict__["recipe"] = recipe
         return run
@@ -256,15 +260,26 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """True after Ctrl-C or SIGTERM: finish the step, save, and call `leave`."""
-        return self.stop_signal is not None
+        """True after Ctrl-C, SIGTERM or `stop_for`: finish the step, save, and call `leave`."""
+        return self.stop_signal is not None or self.stop_reason is not None
+
+    @property
+    def is_given_up(self) -> bool:
+        """True where stopping needs no saving, as nobody will go on from here."""
+        return self.stop_signal is None and isinstance(self.stop_reason, TrialPruned)
 
     def stop(self, signum: int) -> None:
         """Asks the stage at work to save and leave. Only sets a flag, so that a signal handler may call it."""
         self.stop_signal = signum
 
+    def stop_for(self, reason: StoppedError) -> None:
+        """As `stop`, for a reason of our own, which `leave` raises; a signal comes before it."""
+        self.stop_reason = reason
+
     def leave(self, where: str) -> NoReturn:
-        """Ends the attempt after a stop was asked for. Raises InterruptedRun (exit status 130, 143)."""
+        """Ends the attempt after a stop was asked for. Raises InterruptedRun (exit status 130, 143) or the reason."""
+        if self.stop_signal is None and self.stop_reason is not None:
+            raise self.stop_reason
         signum = self.stop_signal or signal.SIGTERM
         raise InterruptedRun(
             signum,
@@ -289,14 +304,24 @@ def _last_attempt(path: Path) -> int:
     return max((event.attempt for event in read_lines(path / "events.jsonl")), default=0)
 
 
-def _parent(workspace: Path, recipe: Recipe) -> dict[str, Any] | None:
+def _same_base(one: Recipe, other: Recipe) -> bool:
+    return (one.model.base, one.model.revision) == (other.model.base, other.model.revision)
+
+
+def _child_of(parent: Run, recipe: Recipe) -> dict[str, Any]:
     from tunesmith.recipe import difference
 
+    return {
+        "run": parent.id,
+        "changed": {key: list(values) for key, values in difference(parent.recipe, recipe).items()},
+    }
+
+
+def _parent(workspace: Path, recipe: Recipe) -> dict[str, Any] | None:
     for run in reversed(list_runs(workspace)):
         try:
             if run.recipe.name == recipe.name:
-                changed = {key: list(values) for key, values in difference(run.recipe, recipe).items()}
-                return {"run": run.id, "changed": changed}
+                return _child_of(run, recipe)
         except ValueError:  # a recipe of another version: it has keys this one does not know
             continue
     return None

@@ -13,6 +13,7 @@ from tunesmith.runs.run import Run
 from tunesmith.units import format_bytes, format_count, format_seconds
 
 Sink = Callable[[Event], None]
+UNUSUAL = "plan/unusual"
 NOTES = ("train/note",)
 SHOWN = {
     "prepare/rows_read": "rows read",
@@ -41,8 +42,9 @@ class Console:
         self.started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        if event.name in NOTES:  # said once and worth keeping: not rewritten, not left out
-            sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {event.stage:<7} {event.value}\n")
+        if event.name in NOTES or event.name == UNUSUAL:  # said once and worth keeping: not rewritten, not left out
+            head = "warning:" if event.name == UNUSUAL else f"{event.stage:<7}"
+            sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {head} {event.value}\n")
             sys.stderr.flush()
             return
         line = self._line(event)

@@ -19,7 +19,7 @@ from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
-from tunesmith.scoring.items import HeldOut, load_held_out
+from tunesmith.scoring.items import VALIDATION_PART, HeldOut, load_held_out
 from tunesmith.scoring.metrics import PERPLEXITY, Metric, load_metrics, score
 from tunesmith.stages.evaluate import INFO
 from tunesmith.stages.evaluate.answers import Questions, answers_of
@@ -34,7 +34,8 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     with both answers and their scores), losses.jsonl (each held-out row with both losses)."""
     metrics = load_metrics(spec.evaluate.metrics, run.allowed_code)
     dataset = Dataset(inputs["dataset"].path)
-    rows = load_held_out(dataset, spec.evaluate.max_items)
+    parts = {VALIDATION_PART} if spec.evaluate.split == "validation" else None
+    rows = load_held_out(dataset, spec.evaluate.max_items, parts)
     judged = judged_metric(spec, any(row.item for row in rows))
     _refuse_unjudgeable(spec, rows, judged)
     _try_out(metrics, rows)

@@ -26,6 +26,7 @@ STEP_FOLDER = re.compile(r"step-(\d{8})")
 class TrainState:
     """Everything a resume needs besides tensors. Order, dropout and rates follow from (seed, step) and are not here.
 
+    validations: [step, loss] of each, null for a loss that is not finite.
     skipped: steps whose update was withheld. micro_batch to threads: what was chosen at the start and is not chosen anew.
     """
 
@@ -37,6 +38,7 @@ class TrainState:
     patience_loss: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
+    validations: list[list[float | None]] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     micro_batch: int | None = None
     gradient_checkpointing: bool | None = None

@@ -32,6 +32,7 @@ def note_validation(state: TrainState, loss: float, early_stopping: EarlyStoppin
     Patience counts from the last loss that was better by more than min_delta, so that a slow drift runs out as well.
     """
     state.validated_step = state.step
+    state.validations.append([state.step, loss if math.isfinite(loss) else None])
     is_best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
     if is_best:
         state.best_loss, state.best_step = loss, state.step

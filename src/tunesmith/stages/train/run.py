@@ -280,6 +280,8 @@ class Training:
         )
         self.run.record("train", "validation/loss", found.loss, step=state.step, unit="nats")
         self.run.record("train", "validation/perplexity", found.value, step=state.step)
+        if self.run.stopping and self.engine.world_size == 1:  # of several processes none may leave alone
+            self.stopping = True
         is_best = note_validation(state, found.loss, self.spec.train.early_stopping)
         if is_best:
             self.run.record("train", "train/best", found.loss, step=state.step, unit="nats")
@@ -310,6 +312,8 @@ class Training:
         state = self.state
         wanted = is_best and self.spec.train.keep == "best"
         ends = self.stopping or state.stopped_early or state.step == self.order.num_steps
+        if self.run.is_given_up:  # by a search: nobody goes on from here
+            return False
         return wanted or ends or state.step % self.save_every == 0
 
     def _save(self) -> None:
@@ -356,9 +360,11 @@ class Training:
         }
         notes = {
             "steps": state.step,
+            "planned_steps": self.order.num_steps,
             "result_step": result_step,
             "best_step": state.best_step,
             "best_loss": state.best_loss,
+            "validations": state.validations,
             "tokens": state.tokens,
             "skipped": state.skipped,
             "stopped_early": state.stopped_early,
