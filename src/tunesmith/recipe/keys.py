@@ -47,7 +47,11 @@ ELSEWHERE = {
     "save_total_limit": "train.keep_checkpoints",
     "chat_template": "model.template",
     "attn_implementation": "model.attention",
-    "report_to": "track",
+    "report_to": "track.to",
+    "wandb_project": "track.wandb.project",
+    "warmup_steps": "train.schedule.warmup",
+    "metric_for_best_model": "train.best_metric",
+    "early_stopping_patience": "train.early_stopping.patience",
 }
 
 

@@ -15,5 +15,5 @@ def externals(spec: Recipe, run: Run) -> dict[str, Any]:
     """The content of the base model's files, and of the files of own metrics."""
     return {
         "base": hub.resolve(spec.model.base, spec.model.revision).fingerprint,
-        "code": sorted(run.allowed_code.values()),
+        "code": sorted(run.allowed_code[name] for name in spec.evaluate.metrics if name in run.allowed_code),
     }
