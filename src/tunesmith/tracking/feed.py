@@ -39,7 +39,8 @@ class Feed:
     def __init__(self, tracker: Tracker, run_folder: Path, attempt: int) -> None:
         self.tracker, self.attempt = tracker, attempt
         self.tail = Tail(run_folder / "events.jsonl", from_start=True)
-        self.earlier: dict[tuple[str, int], Point] | None = {}
+        self.earlier: dict[tuple[str, int], Point] | None = {}  # None once it is known what of it holds
+        self.resumed = 0  # the step this attempt goes on from
         self.waiting: list[Point] = []
         self.is_told: Callable[[Point], bool] | None = None
         self.step = 0  # last one told
@@ -58,19 +59,20 @@ class Feed:
 
     def _take(self, event: Event) -> None:
         found = point(event)
-        if event.attempt < self.attempt:
-            assert self.earlier is not None, f"{event} of an earlier attempt was written after those of this one"
-            if found:
-                self.earlier[found.name, found.step] = found
-            return
-        if self.earlier is not None and event.stage == "train":
+        if self.earlier is not None and event.attempt == self.attempt and event.stage == "train":
             if event.name == "train/resumed":
-                self._release(int(event.value))
+                self.resumed = int(event.value)
             elif event.name == "stage/reused":
                 self._release(None)
-            elif event.step is not None:  # it starts from the beginning
+            elif event.step is not None and event.step > self.resumed:
                 self._release(event.step - 1)
-        if found:
+        if found is None:
+            return
+        # Of the step it resumed from a validation may be made up for, or told once more: it takes the older one's place.
+        if self.earlier is not None and event.step is not None:
+            self.earlier.pop((found.name, found.step), None)
+            self.earlier[found.name, found.step] = found
+        else:
             self.waiting.append(found)
 
     def _release(self, up_to: int | None) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tunesmith.recipe import Recipe
-from tunesmith.tracking.check import mlflow_uri
 from tunesmith.tracking.facts import End, Point, RunFacts, Summary, flat
+from tunesmith.tracking.preflight import mlflow_uri
 
 KEY_TAG = "tunesmith.key"
 STATUS: dict[End, str] = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "killed": "KILLED"}

@@ -14,7 +14,7 @@ from tunesmith.runs.run import Run
 from tunesmith.tracking.console import Console
 from tunesmith.tracking.feeder import Feeder
 from tunesmith.tracking.files import MetricsFile
-from tunesmith.tracking.check import TRACKERS
+from tunesmith.tracking.preflight import TRACKERS
 from tunesmith.tracking.state import TrackerState
 
 DRAIN_S = 30.0  # how long trackers may take at the end of a command; waiting is for them only, all else is done

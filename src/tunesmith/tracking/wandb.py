@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.recipe import Recipe
-from tunesmith.tracking.check import wandb_server
 from tunesmith.tracking.facts import Point, RunFacts, Summary
+from tunesmith.tracking.preflight import wandb_server
 
 
 def make(recipe: Recipe) -> Wandb:
