@@ -28,11 +28,18 @@ LIGHT = (
     "api",
     "__init__",
 )
-HEAVY = {"torch", "transformers", "daft", "peft", "numpy", "trl", "pyarrow", "tokenizers", "safetensors"}
+HEAVY = {
+    "torch", "transformers", "daft", "peft", "numpy", "trl", "pyarrow", "tokenizers", "safetensors", "tensorboard", "wandb",
+    "mlflow", "trackio",
+}  # fmt: skip
 DOORS = {
     "daft": ("stages/prepare/frames.py",),
     "huggingface_hub": ("hub/download.py",),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),
+    "tensorboard": ("tracking/tensorboard.py",),
+    "wandb": ("tracking/wandb.py",),
+    "mlflow": ("tracking/mlflow.py",),
+    "trackio": ("tracking/trackio.py",),
 }
 
 

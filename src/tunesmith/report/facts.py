@@ -85,7 +85,13 @@ def _examples(run: Run) -> dict[str, list[dict[str, Any]]]:
 
 
 def _curves(events: list[Event]) -> dict[str, list[tuple[int, float]]]:
-    names = ("train/loss", "validation/loss", "train/learning_rate", "train/tokens_per_second")
+    names = (
+        "train/loss",
+        "validation/loss",
+        "train/learning_rate",
+        "train/tokens_per_second",
+        "train/gradient_noise_scale",
+    )
     curves: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
     for event in events:
         if event.name in curves and event.step is not None and isinstance(event.value, (int, float)):

@@ -110,6 +110,10 @@ def curves(facts: dict[str, Any]) -> str:
     ]
     if "train/tokens_per_second" in found:
         out.append(charts.lines({"tokens per second": found["train/tokens_per_second"]}, "step", "tokens/s"))
+    if "train/gradient_noise_scale" in found:
+        out.append(
+            charts.lines({"gradient noise scale": found["train/gradient_noise_scale"]}, "step", "examples", log=True)
+        )
     return _section("Training", "".join(out))
 
 

@@ -8,6 +8,7 @@ nothing, and after a crash it is still there. On standard input comes one line, 
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import sys
@@ -129,7 +130,9 @@ class Orders:
 def main(run_folder: str, name: str, attempt: str, pid: str) -> int:
     """Until the command has ended and the tracker knows everything. A tracker that fails is tried again."""
     orders = Orders()
-    folder, state = Path(run_folder), TrackerState(Path(run_folder), name)
+    folder = Path(run_folder)
+    _wait_for_the_one_before(folder, name)
+    state = TrackerState(folder, name)
     failures = 0
     while True:
         try:
@@ -145,6 +148,12 @@ def main(run_folder: str, name: str, attempt: str, pid: str) -> int:
                 orders.wait(pause)
             else:
                 time.sleep(1.0)
+
+
+def _wait_for_the_one_before(folder: Path, name: str) -> None:
+    """The feed of a command that was killed may still be telling its last numbers. Held until this process ends."""
+    (folder / "track").mkdir(exist_ok=True)
+    fcntl.flock(os.open(folder / "track" / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o666), fcntl.LOCK_EX)
 
 
 def _session(folder: Path, name: str, attempt: int, pid: int, state: TrackerState, orders: Orders) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from tunesmith.recipe import Recipe
 from tunesmith.tracking.facts import Point, RunFacts, Summary, flat
 
-STORED_WITHIN_S = 10.0
+STORED_WITHIN_S = 5.0
 
 
 def make(recipe: Recipe) -> Trackio:
