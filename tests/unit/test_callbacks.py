@@ -204,3 +204,18 @@ def test_a_recipe_with_a_callback_asks_first(tmp_path: Path, watch: Path) -> Non
     recipe = parse_recipe("data: {sources: r.jsonl}", [f"train.callbacks=['{watch}:note']"])
     with pytest.raises(QuestionError, match=r"(?s)CLI-005 .*watch\.py:note.*--allow-code"):
         api.train(recipe, workspace=tmp_path / "work")
+
+
+def test_the_example_stops_on_a_spike_and_notes_what_was_best(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "watch_loss.py"
+    path.write_text((Path(__file__).parents[2] / "examples" / "callbacks" / "watch_loss.py").read_text())
+    # The rate rises far beyond what the model can bear, so the loss explodes before the end.
+    settings = ("train.learning_rate=3", "train.schedule.warmup=1.0", "train.max_steps=40", "adapter={type: full}")
+    small = training(tmp_path, tiny_model_dir, path, "StopOnSpike", "note_best", settings=settings)
+    result = small.train()
+    losses = small.values("train/loss")
+    assert result.notes["stopped_by"] == f"{path}:StopOnSpike"
+    assert len(losses) < 40
+    assert min(list(losses.values())[-3:]) > 1.5 * min(losses.values())
+    noted = [json.loads(line)["step"] for line in path.with_name("best.jsonl").read_text().splitlines()]
+    assert noted == list(small.values("train/best"))
