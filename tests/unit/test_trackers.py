@@ -230,6 +230,7 @@ def test_mlflow_over_http_goes_on_in_the_same_run(tmp_path: Path) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short limits at the end, so that a test waits for a dead server no longer than it must."""
     monkeypatch.setattr(sinks, "DRAIN_S", 1.0)
+    monkeypatch.setattr(sinks, "HURRIED_DRAIN_S", 1.0)
     monkeypatch.setattr(feeder, "GRACE_S", 1.0)
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)

@@ -171,10 +171,12 @@ def test_every_step_tells_memory_and_what_it_makes_of_the_machine(tiny_model_dir
     (peak,) = training.values("train/peak_flops").values()
     seconds, shares = training.values("train/step_seconds"), training.values("train/mfu")
     assert peak > 1e8
-    assert all(0 < share < 1 for share in shares.values())
+    # No upper bound: the peak is measured in milliseconds, and on a busy machine that may be a bad moment.
+    assert all(share > 0 for share in shares.values())
     assert list(shares) == list(seconds) == list(range(1, 9))
     now, most = training.values("train/memory"), training.values("train/memory_peak")
-    assert all(0 < now[step] <= most[step] for step in now)
+    assert all(0 <= now[step] <= most[step] for step in now)
+    assert max(most.values()) > 0
     assert list(most.values()) == sorted(most.values())
 
 
