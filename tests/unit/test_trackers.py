@@ -19,7 +19,7 @@ from wandb_server import WandbServer
 
 from tunesmith.recipe import parse_recipe
 from tunesmith.runs.run import Run
-from tunesmith.tracking import Sinks, feeder, sinks
+from tunesmith.tracking import Sinks, catch_up, feeder, sinks
 from tunesmith.tracking.facts import Point, RunFacts, Summary
 from tunesmith.tracking.state import TrackerState
 
@@ -265,7 +265,7 @@ def test_a_server_that_hangs_neither_waits_in_the_training_nor_changes_it(
     with MlflowServer("hangs") as server:
         urls = [f"track={{wandb: {{url: '{server.url}'}}, mlflow: {{uri: '{server.url}'}}}}"]
         training = small_training(tmp_path / "tracked", tiny_model_dir, [*settings, *urls])
-        told = Sinks(training.recipe.track, training.run.path)
+        told = Sinks(training.recipe.track.to, training.run)
         training.run.listeners.append(told)
         result = training.train()
         processes = [feeder.process for feeder in told.feeders]
@@ -286,7 +286,7 @@ def test_a_server_that_hangs_neither_waits_in_the_training_nor_changes_it(
 def test_a_server_that_dies_in_the_middle_and_comes_back_has_missed_nothing(tmp_path: Path) -> None:
     with MlflowServer() as server:
         run = make_run(tmp_path, f"track: {{mlflow: {{uri: '{server.url}'}}}}")
-        told = Sinks(run.recipe.track, run.path)
+        told = Sinks(run.recipe.track.to, run)
         run.listeners.append(told)
 
         def steps() -> list[int]:
@@ -319,7 +319,7 @@ def test_what_nobody_listened_to_goes_out_when_the_same_command_finds_nothing_to
     server.server.server_close()  # the port is free again: connections are refused
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url.replace("//", "//me:pa55word@"))
     run = make_run(tmp_path, "track: [mlflow]")
-    told = Sinks(run.recipe.track, run.path)
+    told = Sinks(run.recipe.track.to, run)
     run.listeners.append(told)
     for step in (1, 2, 3):
         run.record("train", "train/loss", 1.0, step=step)
@@ -331,11 +331,11 @@ def test_what_nobody_listened_to_goes_out_when_the_same_command_finds_nothing_to
     with MlflowServer() as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         monkeypatch.setattr(sinks, "DRAIN_S", 30.0)
-        Sinks(run.recipe.track, run.path).close("done")
+        catch_up(run.recipe.track.to, run)
         (kept,) = server.runs.values()
         assert [metric["step"] for metric in kept.metrics if metric["key"] == "train/loss"] == [1, 2, 3]
         asked = len(server.asked)
-        Sinks(run.recipe.track, run.path).close("done")
+        catch_up(run.recipe.track.to, run)
         assert len(server.asked) == asked, "nothing is missing any more, so nothing is opened"
     assert not any(b"pa55word" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
@@ -344,7 +344,7 @@ def test_what_nobody_listened_to_goes_out_when_the_same_command_finds_nothing_to
 def test_a_second_ctrl_c_ends_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with MlflowServer("hangs") as server:
         run = make_run(tmp_path, f"track: {{mlflow: {{uri: '{server.url}'}}}}")
-        told = Sinks(run.recipe.track, run.path)
+        told = Sinks(run.recipe.track.to, run)
         run.listeners.append(told)
         run.record("train", "train/loss", 1.0, step=1)
 

@@ -253,8 +253,8 @@ def test_a_sink_that_fails_is_left_out_and_the_others_go_on(tmp_path: Path, caps
     run = make_run(tmp_path, "track: [files]")
     (run.path / "metrics.csv").symlink_to("/dev/full")  # writing to it says: no space left on device
     heard: list[str] = []
-    sinks = Sinks(run.recipe.track, run.path, [lambda event: heard.append(event.name)])
-    run.listeners.append(sinks)
+    sinks = Sinks(run.recipe.track.to, run)
+    run.listeners += [sinks, lambda event: heard.append(event.name)]
     for step in (1, 2, 3):
         run.record("train", "train/loss", 0.5, step=step)
     sinks.close("done")

@@ -6,7 +6,7 @@ import sys
 import time
 
 from tunesmith.runs.events import Event
-from tunesmith.units import format_count, format_seconds
+from tunesmith.units import format_bytes, format_count, format_seconds
 
 SHOWN = {
     "prepare/rows_read": "rows read",
@@ -53,6 +53,8 @@ class Console:
             return f"train   step {event.step}/{self.steps}  loss {self.loss}  validation perplexity {event.value:.3f}"
         if event.name in SHOWN:
             return f"{event.stage:<7} {format_count(event.value)} {SHOWN[event.name]}"
+        if event.name == "run/base_model_bytes":
+            return f"model   {format_bytes(event.value['done'])} of {format_bytes(event.value['total'])} fetched"
         if event.name == "serve/phase":
             return f"{event.stage:<7} {event.value}"
         return None

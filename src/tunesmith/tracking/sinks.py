@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Protocol
 
-from tunesmith.recipe.tree import Track
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import Run
 from tunesmith.tracking.console import Console
@@ -31,22 +29,28 @@ class Sink(Protocol):
 
 
 class Sinks:
-    """All sinks of a command, as one listener. They open with the first event, when the Run is there; a command that
-    finds nothing to do opens none, unless a tracker has been left behind.
+    """All sinks of a command, as one listener of its Run. names: those of the recipe's track.to that are wanted."""
 
-    track: the recipe's. folder: the run's. listeners: more to call with each event.
-    """
-
-    def __init__(self, track: Track, folder: Path, listeners: Sequence[Callable[[Event], None]] = ()) -> None:
-        self.track, self.folder = track, folder
-        self.calls: list[Callable[[Event], None]] = [*listeners]
+    def __init__(self, names: Sequence[str], run: Run, attempt: int | None = None) -> None:
+        self.names, self.run = names, run
+        self.calls: list[Sink | Feeder] = []
         self.sinks: list[Sink] = []
         self.feeders: list[Feeder] = []
-        self.is_open = False
+        for name in names:
+            try:
+                self._open(name, attempt or run.attempt)
+            except OSError as error:
+                self._say_left_out(name, error)
+
+    def _open(self, name: str, attempt: int) -> None:
+        if name in TRACKERS:
+            self.feeders.append(Feeder(name, self.run, attempt))
+            self.calls.append(self.feeders[-1])
+        else:
+            self.sinks.append(Console() if name == "console" else MetricsFile(self.run.path))
+            self.calls.append(self.sinks[-1])
 
     def __call__(self, event: Event) -> None:
-        if not self.is_open:
-            self._open(event.attempt, self.track.to)
         for call in list(self.calls):
             try:
                 call(event)
@@ -56,8 +60,6 @@ class Sinks:
 
     def close(self, end: str) -> None:
         """end: done, failed or stopped. Waits for the trackers, with a limit; raises nothing but KeyboardInterrupt."""
-        if not self.is_open and end == "done":
-            self._catch_up()
         limit = HURRIED_DRAIN_S if end == "stopped" else DRAIN_S
         deadline = time.monotonic() + limit
         try:
@@ -73,27 +75,6 @@ class Sinks:
                 feeder.kill()
         self._say_where()
 
-    def _open(self, attempt: int, names: Sequence[str]) -> None:
-        self.is_open = True
-        run = Run.open(self.folder)
-        for name in names:
-            try:
-                if name in TRACKERS:
-                    self.feeders.append(Feeder(name, run, attempt))
-                    self.calls.append(self.feeders[-1])
-                else:
-                    self.sinks.append(Console() if name == "console" else MetricsFile(run.path))
-                    self.calls.append(self.sinks[-1])
-            except OSError as error:
-                self._say_left_out(name, error)
-
-    def _catch_up(self) -> None:
-        """Nothing happened in this command, so nothing was told; what an earlier one could not tell goes out now."""
-        wanted = [name for name in self.track.to if name in TRACKERS]
-        behind = [name for name in wanted if TrackerState(self.folder, name).is_behind]
-        if behind:
-            self._open(Run.open(self.folder).attempt + 1, behind)  # all attempts are earlier ones
-
     def _close(self, sink: Sink, end: str) -> None:
         try:
             sink.close(end)
@@ -105,9 +86,16 @@ class Sinks:
         print(f"tunesmith: tracker {name} failed and is left out from here on: {error!r}", file=sys.stderr)
 
     def _say_where(self) -> None:
-        if "console" not in self.track.to:
+        if "console" not in self.names:
             return
         for feeder in self.feeders:
-            where = TrackerState(self.folder, feeder.name).known["where"]
+            where = TrackerState(self.run.path, feeder.name).known["where"]
             if where:
                 print(f"  {feeder.name:<11} {where}", file=sys.stderr)
+
+
+def catch_up(names: Sequence[str], run: Run) -> None:
+    """For a command that found nothing to do: what an earlier one could not tell goes out now."""
+    behind = [name for name in names if name in TRACKERS and TrackerState(run.path, name).is_behind]
+    if behind:
+        Sinks(behind, run, attempt=run.attempt + 1).close("done")  # all attempts are earlier ones
