@@ -41,6 +41,10 @@ HEAVY = {
     "safetensors",
     "bitsandbytes",
     "optuna",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "trackio",
 }
 DOORS = {
     "deepspeed": ("stages/train/engines/deepspeed.py",),
@@ -49,6 +53,10 @@ DOORS = {
     "bitsandbytes": ("modeling/patches.py", "modeling/quantise.py", "stages/train/optimizer.py"),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),
     "optuna": ("tuning/study.py",),
+    "tensorboard": ("tracking/tensorboard.py",),
+    "wandb": ("tracking/wandb.py",),
+    "mlflow": ("tracking/mlflow.py",),
+    "trackio": ("tracking/trackio.py",),
 }
 
 

@@ -286,6 +286,9 @@ def training(facts: dict[str, Any]) -> str:
         charts.lines(losses, "step", "loss in nats per token", log=True),
         charts.lines({"learning rate": found.get("train/learning_rate", [])}, "step", "learning rate"),
         charts.lines({"tokens per second": found.get("train/tokens_per_second", [])}, "step", "tokens per second"),
+        charts.lines(
+            {"gradient noise scale": found.get("train/gradient_noise_scale", [])}, "step", "examples", log=True
+        ),
     ]
     if not any(drawn):
         return ""

@@ -326,6 +326,7 @@ class _Watch:
         self.run: Run | None = None
         self.is_own = trial.get("is_own")  # whether the training was begun by this search
         self.has_trained = False
+        self.sinks: Any = None  # of the trial's trackers
 
     def opened(self, run: Run) -> None:
         """Before the first event of this attempt."""
@@ -335,8 +336,9 @@ class _Watch:
         if self.is_own is None:
             self.is_own = not any(event.stage == "train" for event in run.events())
         self.worker.study.note(self.number, run=run.id, is_own=self.is_own)
-        names = tuple(name for name in run.recipe.track if name != "console")
-        run.listeners += tracking.open_sinks(names, run)
+        names = tuple(name for name in run.recipe.track.to if name != "console")
+        self.sinks = tracking.Sinks(names, run)
+        run.listeners.append(self.sinks)
 
     def reused(self, run: Run) -> None:
         """A run that another command has finished: it is looked at and left as it is."""
@@ -395,6 +397,8 @@ class _Watch:
     def clean_up(self, state: str) -> None:
         """Checkpoints of a trial that has ended are no use to anybody; where `keep: best` says so, nor are its weights."""
         run, search = self.run, self.worker.search
+        if self.sinks is not None:
+            self.sinks.close("done" if state == "complete" else "stopped")
         if run is None or not self.is_own:
             return
         keys = [event.value for event in run.events() if event.name == "stage/started" and event.stage == "train"]
