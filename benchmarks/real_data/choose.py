@@ -1,4 +1,4 @@
-"""How the recipes beside this file were chosen: `python benchmarks/real_data/choose.py SET` -> results/real-data-choice.json.
+"""Settings for the recipes beside this file, tried on training rows: `python benchmarks/real_data/choose.py SET` -> results/real-data-choice.json.
 
 Each try trains on most rows of the *training* file and is scored on rows of the same file that were held out from it; the
 test file is not read. The tries of a set spend about the same training time, so that what is compared is how to spend it.

@@ -24,7 +24,7 @@ import wordings_validation
 
 PARTS = {"seen": seen, "validation": wordings_validation, "unseen": wordings_unseen}  # whose words a message is made of
 SEED = 17
-SIZES = {"train": 8000, "validation": 160, "test": 240, "test_unseen": 240}
+SIZES = {"train": 7500, "validation": 160, "test": 240, "test_unseen": 240}
 FLAWS = {
     "exact_duplicates": 150,
     "near_duplicates": 100,

@@ -105,7 +105,9 @@ BRANDS = (
     *"Amber Canyon Crystal Dune Fjord Granite Iris Lagoon Onyx Prairie Ruby Stellar Thunder Violet".split(),
     *"Arvelo Bontri Celvar Dimaro Ergova Folvent Grimlo Halvero Imperon Juntiva Kordel Limbra Morvath Nestari".split(),
 )
-THINGS = tuple("Grill Freezer Scooter Guitar Mirror Ladder Pillow Projector Shaver Trolley Saw Lantern".split()) + ("Tea Maker", "Wall Shelf")
+THINGS = (
+    *"Grill Freezer Scooter Guitar Mirror Ladder Pillow Projector Shaver Trolley Saw Lantern".split(), "Tea Maker", "Wall Shelf",
+)
 KINDS = ("Ultra", "Light", "Prime")
 
 

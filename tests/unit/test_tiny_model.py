@@ -33,9 +33,9 @@ def scripts() -> object:
         yield {"corpus": corpus, "pretrain": pretrain, "tokenizer": tokenizer, "make_data": make_data}
     finally:
         del sys.path[:2]
-        names = ("corpus", "extraction", "lexicon", "tokenizer", "pretrain", "make_data", "wordings")
+        names = ("corpus", "extraction", "lexicon", "tokenizer", "pretrain", "make_data")
         for name in set(sys.modules) - before:
-            if name in names:
+            if name in names or name.startswith("wordings"):
                 del sys.modules[name]
 
 
