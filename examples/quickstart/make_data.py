@@ -88,8 +88,6 @@ class Desk:
         rng.shuffle(middle)
         parts = [rng.choice(words.OPENINGS), *middle, rng.choice(words.CLOSINGS)]
         text = " ".join(piece for piece in parts if piece)
-        if part == "seen" and rng.random() < 0.35:
-            text = seen.shorten(text)
         return misspell(rng, text, record) if rng.random() < 0.08 else text
 
     def urgency(self, label: str, part: str) -> str:
