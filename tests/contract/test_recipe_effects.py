@@ -217,9 +217,10 @@ def engine(bench: Bench, overrides: tuple[str, ...]) -> Any:
     if made.name != "fsdp":
         return made.name
     model = load_model(bench.tiny, device=torch.device("cpu"))
+    layers = decoder_layers(model)
     made.wrap(model, lambda parameters: torch.optim.SGD([p for _, p in parameters], lr=0.1))
     model(input_ids=torch.ones(1, 4, dtype=torch.int64), use_cache=False)
-    whole = {type(parameter.data).__name__ for layer in decoder_layers(model) for parameter in layer.parameters()}
+    whole = {type(parameter.data).__name__ for layer in layers for parameter in layer.parameters()}
     made.close()
     return made.name, whole
 

@@ -12,24 +12,44 @@ from tunesmith.recipe.tree import DeepSpeed, Fsdp
 
 if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
+    from tunesmith.recipe.tree import Train
+
+SHARDED_OPTIMIZERS = ("adamw", "sgd")  # their states have the shape of the weights
 
 
 def check(spec: Recipe) -> None:
-    """Raises RecipeError TRN-020 to TRN-022 for an engine that cannot run here, and what a DeepSpeed file is refused for."""
+    """Raises RecipeError TRN-020 to TRN-028 for an engine that cannot do it, and what a DeepSpeed file is refused for."""
     engine = spec.train.engine
     if not isinstance(engine, (Fsdp, DeepSpeed)):
         return
     on_cpu = not hardware.detect().gpus
-    check_engine(engine, on_cpu=on_cpu)
+    check_engine(spec.train, on_cpu=on_cpu)
     if isinstance(engine, DeepSpeed):
+        if spec.model.quantisation.type != "none":
+            raise RecipeError(
+                "TRN-028",
+                f"model.quantisation is {spec.model.quantisation.type}, and no test has shown it to train under DeepSpeed",
+                where="train.engine.type",
+                expected="a quantised base with engine ddp or fsdp",
+                fix="--set train.engine.type=fsdp",
+            )
         from tunesmith.stages.train.engines.deepspeed_config import Facts, engine_config, read_config
 
         precision = spec.model.precision if spec.model.precision != "auto" else "fp32" if on_cpu else ""
         engine_config(read_config(engine), Facts(spec.train, precision, spec.train.processes, on_cpu=on_cpu))
 
 
-def check_engine(engine: object, *, on_cpu: bool) -> None:
-    """As `check`, without reading a file."""
+def check_engine(train: Train, *, on_cpu: bool) -> None:
+    """As `check`, of the training loop alone and without reading a file."""
+    engine = train.engine
+    if isinstance(engine, (Fsdp, DeepSpeed)) and train.optimizer.type not in SHARDED_OPTIMIZERS:
+        raise RecipeError(
+            "TRN-025",
+            f"train.optimizer is {train.optimizer.type}, whose state is not cut into shards here",
+            where="train.optimizer",
+            expected=f"{' or '.join(SHARDED_OPTIMIZERS)} with engine {engine.type}",
+            fix="--set train.optimizer.type=adamw, or --set train.engine.type=ddp",
+        )
     if isinstance(engine, Fsdp) and engine.cpu_offload and on_cpu:
         raise RecipeError(
             "TRN-020",

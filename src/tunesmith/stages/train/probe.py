@@ -47,7 +47,7 @@ def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -
 def _goes_through(loop: Loop, group: list[int]) -> bool:
     reserve, fits = [], False
     try:
-        reserve = loop.engine.reserve()
+        reserve = loop.engine.reserve(loop.train)
         loop.accumulate(1, [group], total_weight=1.0)
         if loop.device.type == "cuda":
             torch.cuda.synchronize(loop.device)

@@ -16,7 +16,7 @@ def make_engine(train: Train) -> LocalEngine:
 
     Raises RecipeError for what cannot run here (as `checks.check_engine`).
     """
-    check_engine(train.engine, on_cpu=not torch.cuda.is_available())
+    check_engine(train, on_cpu=not torch.cuda.is_available())
     if isinstance(train.engine, Fsdp):
         from tunesmith.stages.train.engines.fsdp import FsdpEngine
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from tunesmith.errors import ModelError, TunesmithError
 from tunesmith.modeling.forward import run_from_root
 from tunesmith.modeling.load import DTYPES
+from tunesmith.planner.memory import state_width
 from tunesmith.recipe.tree import DeepSpeed, Train
 from tunesmith.stages.train.engines.deepspeed_config import Facts, engine_config, read_config, stage_of
 from tunesmith.stages.train.engines.local import MakeOptimizer, Verdict
@@ -86,11 +87,12 @@ class DeepSpeedEngine(GroupEngine):
         """
         finer = {}
         for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point():
+                continue
             low = parameter.detach().to(dtype)
             if parameter.requires_grad and not torch.equal(low.to(parameter.dtype), parameter.detach()):
                 finer[name] = _cpu_copy(parameter)
-            if parameter.is_floating_point():
-                parameter.data = low
+            parameter.data = low
         return finer
 
     def _initialize(self, model: nn.Module, config: dict[str, Any]) -> Any:
@@ -155,8 +157,9 @@ class DeepSpeedEngine(GroupEngine):
         self._spoil()
         self.engine.step()
 
-    def reserve(self) -> list[Tensor]:
-        return []
+    def reserve(self, train: Train) -> list[Tensor]:
+        on_gpu = sum(partition.numel() for partition in self._partitions() if partition.device.type == "cuda")
+        return self._room(round(on_gpu * state_width(train.optimizer)))
 
     def _spoil(self) -> None:
         """Makes one gradient not finite, on every process, so that DeepSpeed withholds the update and cleans up itself."""

@@ -131,6 +131,7 @@ NOT_READ = "no part of DeepSpeed 0.19 reads it"
 GONE = "DeepSpeed 0.19 has removed it"
 UNTESTED = "no test here has shown that it trains the same model"
 OFF: dict[str, Any] = {"enabled": False}
+OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD"}
 
 ROWS: tuple[Row, ...] = (
     # ---------------------------------------------------------------------------------------------- batch and step
@@ -152,7 +153,7 @@ ROWS: tuple[Row, ...] = (
     Row("disable_allgather", "refused", NOT_READ, harmless=(False,), other=True),
     # --------------------------------------------------------------------------------------- optimizer and schedule
     Row(
-        "optimizer.type", "recipe", "AdamW or SGD of torch", lambda f: {"adamw": "AdamW", "sgd": "SGD"}[f.train.optimizer.type],
+        "optimizer.type", "recipe", "AdamW or SGD of torch", lambda f: OPTIMIZERS.get(f.train.optimizer.type, UNSAID),
         "train.optimizer.type", other="Lion", passes=False,
     ),
     Row("optimizer.params.lr", "recipe", "peak rate", lambda f: f.train.learning_rate, "train.learning_rate", other=0.5, passes=False),

@@ -11,10 +11,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tunesmith.errors import ModelError
 from tunesmith.modeling.forward import run_from_root
 from tunesmith.modeling.load import DTYPES
-from tunesmith.recipe.tree import Fsdp
+from tunesmith.recipe.tree import Fsdp, Train
 from tunesmith.stages.train.engines.local import MakeOptimizer
 from tunesmith.stages.train.engines.processes import GroupEngine, group_device
-from tunesmith.stages.train.optimizer import slots_of, trainable
+from tunesmith.stages.train.optimizer import expected_state, slots_of, trainable
 
 
 class FsdpEngine(GroupEngine):
@@ -34,21 +34,13 @@ class FsdpEngine(GroupEngine):
         self.spec = spec
 
     def wrap(self, model: nn.Module, make: MakeOptimizer, *, precision: str = "fp32") -> nn.Module:
-        """Raises ModelError TRN-024 for a model without known decoder layers, TRN-025 for an optimizer without shards."""
+        """Raises ModelError TRN-024 for a model without known decoder layers."""
         self.device = group_device()
         run_from_root(model, model, self.device)
         self._shard(model, precision)
         self.model = model
         self.parameters = trainable(model)
         self.optimizer = make(self.parameters)
-        if not type(self.optimizer).__module__.startswith("torch.optim"):
-            raise ModelError(
-                "TRN-025",
-                f"{type(self.optimizer).__name__} keeps a state that cannot be cut into shards",
-                where="train.optimizer",
-                expected="adamw or sgd with engine fsdp",
-                fix="--set train.optimizer.type=adamw, or --set train.engine.type=ddp",
-            )
         self._compute_in(precision)
         return model
 
@@ -68,6 +60,9 @@ class FsdpEngine(GroupEngine):
         for module in (*layers, model):
             module.set_force_sum_reduction_for_comms(True)  # gloo has neither mean nor scaled sum
             module.set_gradient_divide_factor(1.0)
+
+    def reserve(self, train: Train) -> list[Tensor]:
+        return [] if self.spec.cpu_offload else self._room(expected_state(self.parameters, train) // self.world_size)
 
     # ------------------------------------------------------------------------------------------------------ a step
 

@@ -11,11 +11,17 @@ from torch import Tensor, nn
 
 from tunesmith.errors import ModelError
 from tunesmith.modeling.load import DTYPES
+from tunesmith.recipe.tree import Train
 from tunesmith.stages.train.engines.loss_scale import LossScale
-from tunesmith.stages.train.optimizer import NamedParameters, load_state_tensors, state_tensors, trainable
+from tunesmith.stages.train.optimizer import (
+    NamedParameters,
+    expected_state,
+    load_state_tensors,
+    state_tensors,
+    trainable,
+)
 
 LOSS_SCALE = "loss_scale"
-OPTIMIZER_SLOTS = 2  # AdamW's two averages
 MakeOptimizer = Callable[[NamedParameters], torch.optim.Optimizer]
 
 
@@ -86,11 +92,13 @@ class LocalEngine:
         """Throw away the gradients that `backward` has added: no weight and no average changes."""
         self.model.zero_grad(set_to_none=True)
 
-    def reserve(self) -> list[Tensor]:
+    def reserve(self, train: Train) -> list[Tensor]:
         """Room on a GPU that the first update will take: what is held while it is tried what fits."""
-        if self.device.type != "cuda":
-            return []
-        return [torch.empty_like(parameter) for _, parameter in self.parameters for _ in range(OPTIMIZER_SLOTS)]
+        return self._room(expected_state(self.parameters, train))
+
+    def _room(self, num_bytes: int) -> list[Tensor]:
+        on_gpu = self.device.type == "cuda"
+        return [torch.empty(num_bytes, dtype=torch.uint8, device=self.device)] if on_gpu else []
 
     def step(self, loss: Tensor, tokens: int = 0, stopping: bool = False) -> Verdict:
         """Update, unless something is not finite: the verdict falls before any weight or average changes.
