@@ -19,6 +19,7 @@ from tunesmith.errors import (
     InterruptedRun,
     QuestionError,
     RecipeError,
+    StoppedError,
     TunesmithError,
     UsageError,
 )
@@ -96,7 +97,8 @@ def run(
             report(outcome.run)
         end = "done"
     except TunesmithError as error:
-        end = "done" if isinstance(error, GateError) else "stopped" if isinstance(error, InterruptedRun) else "failed"
+        is_stop = isinstance(error, (InterruptedRun, StoppedError))
+        end = "done" if isinstance(error, GateError) else "stopped" if is_stop else "failed"
         for run in begun:
             _report_what_there_is(run)
         raise
@@ -152,9 +154,11 @@ def tune(
     workspace. out: also write the best recipe there. say: takes lines of progress. `result.best` is the best trial,
     `result.files` names the page, the table and the best recipe.
     """
+    from tunesmith import tracking
     from tunesmith.tuning import search
 
     spec = _recipe(recipe, overrides)
+    tracking.check(spec.track)
     return search(
         spec,
         Path(workspace),

@@ -30,22 +30,9 @@ LIGHT = (
     "__init__",
 )
 HEAVY = {
-    "torch",
-    "transformers",
-    "daft",
-    "peft",
-    "numpy",
-    "trl",
-    "pyarrow",
-    "tokenizers",
-    "safetensors",
-    "bitsandbytes",
-    "optuna",
-    "tensorboard",
-    "wandb",
-    "mlflow",
-    "trackio",
-}
+    "torch", "transformers", "daft", "peft", "numpy", "trl", "pyarrow", "tokenizers", "safetensors", "bitsandbytes", "optuna",
+    "tensorboard", "wandb", "mlflow", "trackio",
+}  # fmt: skip
 DOORS = {
     "deepspeed": ("stages/train/engines/deepspeed.py",),
     "daft": ("stages/prepare/frames.py",),

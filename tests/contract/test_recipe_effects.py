@@ -613,7 +613,9 @@ EFFECTS: dict[str, Effect] = {
     "train.keep_checkpoints": Effect(training, ("train.keep_checkpoints=3",)),
     "train.keep": Effect(worsening),
     "train.early_stopping": Effect(worsening),
-    "train.early_stopping.metric": Effect(judged, ("train.early_stopping={patience: 1, min_delta: 1.0}",)),
+    "train.early_stopping.metric": Effect(
+        judged, ("train.evaluate_every=1", "train.early_stopping={patience: 1, min_delta: 0.5}")
+    ),
     "train.early_stopping.patience": Effect(worsening, STOPPING),
     "train.early_stopping.min_delta": Effect(worsening, STOPPING),
     "train.processes": Effect(launched),

@@ -154,7 +154,7 @@ def test_what_a_schedule_does_not_have_cannot_be_written() -> None:
         RecipeError, match=r"RCP-018 train\.schedule\.decay: train\.schedule is .cosine., which has no decay"
     ):
         parse_recipe("data: {sources: r.jsonl}", ["train.schedule={type: cosine, decay: 0.1}"])
-    with pytest.raises(RecipeError, match=r"train\.schedule\.warmup: is 1\.5"):
+    with pytest.raises(RecipeError, match=r"RCP-011 train\.schedule\.warmup .*: is 1\.5"):
         parse_recipe("data: {sources: r.jsonl}", ["train.schedule.warmup=1.5"])
 
 

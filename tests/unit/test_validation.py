@@ -11,11 +11,12 @@ from small_training import LORA, WORSENING, Small, small_training
 
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.planner.shapes import Shape
+from tunesmith.planner.speed import flops_per_token
 from tunesmith.recipe import parse_recipe
 from tunesmith.recipe.tree import ANSWER_METRICS
 from tunesmith.scoring.metrics import METRICS
 from tunesmith.stages.train import noise
-from tunesmith.stages.train.utilisation import Utilisation, flops_per_token, measured_peak
+from tunesmith.stages.train.utilisation import Utilisation, measured_peak
 
 SHORT = """
 def shortness(expected, answer, item):
@@ -187,7 +188,7 @@ def test_work_is_that_of_the_planner_where_all_rows_are_alike(tiny_model_dir: Pa
     config = json.loads((tiny_model_dir / "config.json").read_text())
     spec = parse_recipe("data: {sources: r.jsonl}")
     use = Utilisation(spec, config, np.full(6, 32), np.full(6, 8.0), peak_flops=1e9)
-    assert use.flops([0, 1, 2]) == pytest.approx(96 * flops_per_token(spec, Shape.of(config), 32, 0.25))
+    assert use.flops([0, 1, 2]) == pytest.approx(96 * flops_per_token(spec, Shape.of(config), 32, 0.25, False))
     assert use.of([0, 1, 2], seconds=2.0) == pytest.approx(use.flops([0, 1, 2]) / 2e9)
     longer = Utilisation(spec, config, np.array([16, 48]), np.array([8.0, 8.0]), peak_flops=1e9)
     assert longer.flops([0, 1]) > use.flops([0, 1]), "attention over one long row costs more than over two short ones"

@@ -612,8 +612,6 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     engine = content["train"]["engine"]
     if engine.get("config"):
         engine["config"] = str(folder / Path(engine["config"]).expanduser())
-    if ".py:" in content["gate"]["metric"]:
-        content["gate"]["metric"] = str(folder / content["gate"]["metric"])
     train = content["train"]
     for section, name in (
         (content["evaluate"], "metrics"),
@@ -630,6 +628,8 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     events = content["track"]["tensorboard"]["folder"]
     if events:
         content["track"]["tensorboard"]["folder"] = str(folder / Path(events).expanduser())
+    if ".py:" in content["gate"]["metric"]:
+        content["gate"]["metric"] = str(folder / content["gate"]["metric"])
     for key, dimension in content["tune"]["space"].items():
         if isinstance(dimension, dict) and "choices" in dimension:
             dimension["choices"] = [_absolute_choice(content, key, value, folder) for value in dimension["choices"]]
@@ -638,7 +638,7 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute_choice(content: dict[str, Any], key: str, value: Any, folder: Path) -> Any:
     """A value that a search may put in, with its paths as they would be had they been written in its place."""
-    if not key.startswith(("model", "data.sources", "evaluate.metrics")):
+    if not key.startswith(("model", "data.sources", "evaluate.metrics", "train.callbacks", "train.best_metric")):
         return value
     tried = {**copy.deepcopy(content), "tune": {"space": {}}}
     _set(tried, key, value)

@@ -797,72 +797,6 @@ class Serve(Section):
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- search
-
-
-class Tune(Section):
-    """What `tunesmith tune` searches. No stage reads it: a trial's recipe is this one with values put in and no search."""
-
-    space: dict[str, Any] = key(
-        dict,
-        "What is searched: key of the recipe -> {low, high, log} or {choices} or default; left out: the learning rate, and the rank of an adapter.",
-        owner="tuning.space",
-        other={"train.learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},
-    )
-    metric: str = key(
-        "validation_loss",
-        "What a trial is judged by: validation_loss, or one of evaluate.metrics, asked on validation rows.",
-        owner="tuning.objective",
-        other="exact_match",
-    )
-    direction: Literal["auto", "minimize", "maximize"] = key(
-        "auto",
-        "Which values are better; auto: low for validation_loss and perplexity, else high.",
-        owner="tuning.objective",
-        other="maximize",
-    )
-    trials: int | None = key(
-        20, "Trials in all, over every start and worker.", owner="tuning.worker", unit="trials", other=3, ge=1
-    )
-    minutes: float | None = key(
-        None,
-        "Time in all, over every start of the command; the trial at work is saved and goes on when there is more.",
-        owner="tuning.worker",
-        unit="minutes",
-        other=5.0,
-        gt=0,
-    )
-    prune: Literal["asha", "none"] = key(
-        "asha",
-        "asha gives a trial up when its validation loss is not among the best third at 1/9 and at 1/3 of its steps.",
-        owner="tuning.rungs",
-        other="none",
-    )
-    sampler: Literal["tpe", "random"] = key(
-        "tpe",
-        "How values are drawn: tpe learns from the trials before; random does not.",
-        owner="tuning.study",
-        other="random",
-    )
-    keep: Literal["all", "best"] = key(
-        "all",
-        "Whose trained weights stay on the disk; the record of every trial does.",
-        owner="tuning.worker",
-        other="best",
-    )
-    seed: int = key(
-        17,
-        "What is drawn follows from it and from the trials before.",
-        owner="tuning.study",
-        other=18,
-        ge=0,
-        le=2**31 - 1,
-    )
-
-
-RANGED_KEYS = Literal["train.learning_rate", "train.batch_size", "train.epochs", "adapter.rank", "adapter.alpha"]
-
-
 # --------------------------------------------------------------------------------------------------------- trackers
 
 
@@ -934,6 +868,72 @@ class Track(Section):
     wandb: Wandb = key(Wandb, "Weights & Biases.", owner="tracking.wandb")
     mlflow: Mlflow = key(Mlflow, "MLflow.", owner="tracking.mlflow")
     trackio: Trackio = key(Trackio, "Trackio, on this machine.", owner="tracking.trackio")
+
+
+# ---------------------------------------------------------------------------------------------------------- search
+
+
+class Tune(Section):
+    """What `tunesmith tune` searches. No stage reads it: a trial's recipe is this one with values put in and no search."""
+
+    space: dict[str, Any] = key(
+        dict,
+        "What is searched: key of the recipe -> {low, high, log} or {choices} or default; left out: the learning rate, and the rank of an adapter.",
+        owner="tuning.space",
+        other={"train.learning_rate": {"low": 1e-4, "high": 1e-3, "log": True}},
+    )
+    metric: str = key(
+        "validation_loss",
+        "What a trial is judged by: validation_loss, or one of evaluate.metrics, asked on validation rows.",
+        owner="tuning.objective",
+        other="exact_match",
+    )
+    direction: Literal["auto", "minimize", "maximize"] = key(
+        "auto",
+        "Which values are better; auto: low for validation_loss and perplexity, else high.",
+        owner="tuning.objective",
+        other="maximize",
+    )
+    trials: int | None = key(
+        20, "Trials in all, over every start and worker.", owner="tuning.worker", unit="trials", other=3, ge=1
+    )
+    minutes: float | None = key(
+        None,
+        "Time in all, over every start of the command; the trial at work is saved and goes on when there is more.",
+        owner="tuning.worker",
+        unit="minutes",
+        other=5.0,
+        gt=0,
+    )
+    prune: Literal["asha", "none"] = key(
+        "asha",
+        "asha gives a trial up when its validation loss is not among the best third at 1/9 and at 1/3 of its steps.",
+        owner="tuning.rungs",
+        other="none",
+    )
+    sampler: Literal["tpe", "random"] = key(
+        "tpe",
+        "How values are drawn: tpe learns from the trials before; random does not.",
+        owner="tuning.study",
+        other="random",
+    )
+    keep: Literal["all", "best"] = key(
+        "all",
+        "Whose trained weights stay on the disk; the record of every trial does.",
+        owner="tuning.worker",
+        other="best",
+    )
+    seed: int = key(
+        17,
+        "What is drawn follows from it and from the trials before.",
+        owner="tuning.study",
+        other=18,
+        ge=0,
+        le=2**31 - 1,
+    )
+
+
+RANGED_KEYS = Literal["train.learning_rate", "train.batch_size", "train.epochs", "adapter.rank", "adapter.alpha"]
 
 
 class Recipe(Section):

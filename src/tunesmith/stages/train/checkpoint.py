@@ -28,11 +28,11 @@ STEP_FOLDER = re.compile(r"step-(\d{8})")
 class TrainState:
     """Everything a resume needs besides tensors. Order, dropout and rates follow from (seed, step) and are not here.
 
-    validations: [step, loss] of each, null for a loss that is not finite.
     best_value: of train.best_metric; best_loss: the validation loss at that step. patience_value: of what early stopping
     watches. stopped_by: the key or the callback that ended training early. callbacks: what each of them asked to keep, by
-    its name in the recipe. noise: running means of the gradient noise. skipped: steps whose update was withheld.
-    micro_batch to threads: what was chosen at the start and is not chosen anew.
+    its name in the recipe. noise: running means of the gradient noise. validations: [step, loss] of each, null for a loss
+    that is not finite. skipped: steps whose update was withheld. micro_batch to threads: what was chosen at the start and
+    is not chosen anew.
     """
 
     step: int = 0
@@ -43,8 +43,8 @@ class TrainState:
     best_loss: float | None = None
     patience_value: float | None = None
     evaluations_without_gain: int = 0
-    validations: list[list[float | None]] = field(default_factory=list)
     stopped_by: str = ""
+    validations: list[list[float | None]] = field(default_factory=list)
     plateau: PlateauState = field(default_factory=PlateauState)
     callbacks: dict[str, Any] = field(default_factory=dict)
     noise: list[float] = field(default_factory=list)

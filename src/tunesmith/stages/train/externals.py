@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 def externals(spec: Recipe, run: Run) -> dict[str, Any]:
-    """The content of the base model's files, of the files of own callbacks and metrics, in the recipe's order, and, where the
-    recipe names one, of the DeepSpeed configuration."""
+    """The content of the base model's files, of own callbacks and metrics in the recipe's order, and of a DeepSpeed file."""
     found: dict[str, Any] = {
         "base": hub.resolve(spec.model.base, spec.model.revision).fingerprint,
         "code": [run.allowed_code.get(name) for name in training_code(spec)],

@@ -133,7 +133,7 @@ class Loop:
             self.engine.backward(loss, is_last=place == len(groups))
             if self.noise:
                 scale = self.engine.loss_scale.value if self.engine.loss_scale else 1.0
-                self.noise.take(float(self.learned_weights[group].sum()) / total_weight, scale)
+                self.noise.take(float(self.learned_weights[group].sum()) / total_weight if group else 0.0, scale)
             loss_sum += loss.detach()
             tokens += batch.num_tokens if group else 0
         if self.noise:

@@ -12,7 +12,8 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.planner.shapes import Shape
-from tunesmith.recipe import Lora, Recipe
+from tunesmith.planner.speed import flops_per_token
+from tunesmith.recipe import Recipe
 
 SIDE = {"cpu": 512, "cuda": 8192}  # of the square matrices that are multiplied; on a GPU large enough to fill it
 REPEATS = 5
@@ -53,18 +54,7 @@ class Utilisation:
         tokens = float(lengths.sum())
         learned = min(tokens, float(self.learned_weights[list(examples)].sum()))
         mean_length = float((lengths**2).sum()) / tokens  # attention costs length x tokens
-        return tokens * flops_per_token(self.spec, self.shape, mean_length, learned / tokens)
-
-
-def flops_per_token(spec: Recipe, shape: Shape, num_tokens: float, learned_share: float) -> float:
-    """Operations of forward and backward: 4N + 6A for LoRA (frozen weights get no gradient), 6N for full; causal
-    attention in addition; the output layer at learned positions only."""
-    head = shape.vocabulary * shape.hidden * learned_share
-    attention = 2 * num_tokens * shape.num_layers * shape.q_width
-    linear = shape.linear_parameters
-    if isinstance(spec.adapter, Lora):
-        return 4 * (linear + head) + 6 * shape.adapter_parameters(spec.adapter) + 3 * attention
-    return 6 * (linear + head) + 3 * attention
+        return tokens * flops_per_token(self.spec, self.shape, mean_length, learned / tokens, checkpointing=False)
 
 
 @cache
