@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Hardware:
     ram_bytes: int
     ram_available_bytes: int
     gpus: tuple[Gpu, ...] = ()
+    cpu: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,7 +41,7 @@ def detect() -> Hardware:
     if limit:
         total, available = min(total, limit), min(available, limit)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Hardware(cores, total, available, _gpus())
+    return Hardware(cores, total, available, _gpus(), _cpu())
 
 
 def _memory() -> tuple[int, int]:
@@ -51,6 +53,14 @@ def _memory() -> tuple[int, int]:
         return values["MemTotal"], values.get("MemAvailable", values["MemTotal"])
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return total, total // 2
+
+
+def _cpu() -> str:
+    """Its name, as the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _container_limit() -> int | None:

@@ -1,82 +1,145 @@
-"""Peak memory by part, for one micro-batch of the longest rows.
+"""Peak memory by part: what lives at each moment of training that can be the highest, added up from the operations.
 
-On the CPU the figure is the growth of the training process after its imports. Constants marked "fitted" come
-from least squares over ten of the thirteen configurations of benchmarks/results/planner.json, rounded: the two LoRA ones with
-recomputation and the qwen3 one were left out of the fit because it could not explain them. All thirteen are in the file, and
-there 10 of 13 lie inside the band; it was measured on the same configurations it was fitted to. GPU figures are unmeasured.
+On the CPU the figure is the growth of the training process after its imports, on a GPU what torch reserves. Sizes of
+tensors are exact (planner/activations.py); the few constants below are fitted on the calibration half of
+benchmarks/planner.py and judged on its other half. Nothing was measured on a GPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+from tunesmith.planner import activations
+from tunesmith.planner.activations import Pass
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.recipe.tree import DeepSpeed, Fsdp, Optimizer
 from tunesmith.units import MIB
 
-WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
+CPU_FIXED = 35 * MIB  # fitted: code pages first touched in a step, kernels' buffers, threads
+# Fitted, by (adapter, several micro-batches a step): glibc's heap does not give the place of one tensor to the next of the
+# same size (seen with glibc 2.36), so that it grows beyond activations and logits by this share of them; most where small
+# gradients come to lie in between. Not with recomputation: there the train stage has freed memory returned.
+HEAP_SLACK = {(True, True): 1.3, (True, False): 0.77, (False, True): 0.54, (False, False): 0.3}
+LEFT_SLACK = 0.3  # fitted: of the same, what the heap still holds when a checkpoint is written
+CPU_BAND, GPU_BAND = 0.2, 0.4
 STATE_WIDTH = {
     "adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256, "lion": 4.0, "lion_8bit": 1 + 4 / 256,
     "adafactor": 0.0,  # a row and a column per matrix
 }  # fmt: skip
-CPU_FIXED = 81 * MIB  # fitted: thread pools, kernels, the allocator's own books
-ACTIVATION_FACTOR = 1.1  # fitted: what a block saves beyond the tensors counted below
-CPU_BAND, GPU_BAND = 0.35, 0.4
-LOGIT_COPIES = 6.0  # fitted; logits in fp32, their log-softmax and its gradient
+GPU_FIXED = 200 * MIB  # assumed: cuBLAS and attention workspaces
+GPU_SLACK = 0.08  # assumed: the caching allocator's rounding and holes
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Bytes of each part at the peak of a step."""
+    """Bytes of each part at one moment. saving: copies that a checkpoint is written from. allocator: held, not used."""
 
-    weights: float
-    adapter: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
-    workspace: float
+    weights: float = 0.0
+    adapter: float = 0.0
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    activations: float = 0.0
+    logits: float = 0.0
+    saving: float = 0.0
+    data: float = 0.0
+    allocator: float = 0.0
+    workspace: float = 0.0
 
     @property
     def total(self) -> float:
-        return sum(self.__dict__.values())
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
-def peak(
-    spec: Recipe,
-    shape: Shape,
-    *,
-    precision: str,
-    micro_batch: int,
-    num_tokens: int,
-    learned_tokens: int,
-    checkpointing: bool,
-    on_cpu: bool,
-) -> Parts:
-    """num_tokens: of the longest row; learned_tokens: of them, the most that are learned."""
-    width = WIDTH[precision]
-    is_lora = isinstance(spec.adapter, Lora)
-    trainable = shape.trainable(spec)
-    tokens = micro_batch * num_tokens
-    layer = tokens * _layer_values(shape, is_lora) * width * ACTIVATION_FACTOR
-    if checkpointing:
-        activations = tokens * shape.hidden * width * shape.num_layers + layer
+@dataclass(frozen=True)
+class Job:
+    """A training. weights: bytes of all that is not an adapter. trainable: weights that get gradients. state_width: bytes
+    that the optimizer keeps for each.
+
+    processes: that work on each step. accumulates: a step has several micro-batches, so that gradients are there while
+    the next one goes forward. data_bytes: the mapped token ids. on_cpu: else on one GPU. shards: over how many processes
+    weights, gradients and optimizer state are divided.
+    """
+
+    step: Pass
+    weights: float
+    trainable: int
+    state_width: float
+    processes: int
+    accumulates: bool
+    data_bytes: float
+    on_cpu: bool
+    shards: tuple[int, int, int] = (1, 1, 1)
+
+
+def peak(job: Job) -> tuple[str, Parts]:
+    """The highest moment, by name, and what lives then."""
+    moments = _moments(job)
+    name = max(moments, key=lambda moment: moments[moment].total)
+    return name, moments[name]
+
+
+def _moments(job: Job) -> dict[str, Parts]:
+    step, shape = job.step, job.step.shape
+    saved = activations.saved(step)
+    logit = step.learned * shape.vocabulary * 4.0
+    gradients = job.trainable * 4.0
+    there = gradients if job.accumulates else 0.0
+    # The gradient of the output layer: a tensor of its own until it is added, tied ones until the embedding's comes in.
+    head = 0.0 if step.is_lora else shape.embedding_parameters * 4.0
+    waiting = head if shape.is_tied or not job.accumulates else 0.0
+    whole_logits = _whole_logits(step)
+    moments = {
+        "loss": _living(job, there, saved, 3 * logit + whole_logits),
+        "output layer": _living(job, there + head, saved, logit + whole_logits),
+        "last block": _living(job, there + waiting, saved + activations.way_back(step), 0.0),
+        "embedding": _living(job, max(there, gradients - head) + head + (head if shape.is_tied else 0.0), 0.0, 0.0),
+        # Several processes sum their gradients laid end to end, in a tensor of its own.
+        "update": _living(job, gradients * (2 if job.processes > 1 else 1), 0.0, 0.0),
+    }
+    if job.on_cpu:  # a GPU's tensors are copied to the host's memory, which is not counted
+        copies = job.trainable * (4.0 + job.state_width) + head  # head: the test for NaN copies the largest tensor
+        held = 0.0 if step.recompute else LEFT_SLACK * (saved + 3 * logit)
+        moments["checkpoint"] = replace(_living(job, 0.0, 0.0, 0.0), saving=copies, allocator=held)
+    return moments
+
+
+def _living(job: Job, gradients: float, activations: float, logits: float) -> Parts:
+    """All parts, with what never goes away. Of weights in shards one block is whole while it is at work."""
+    step = job.step
+    of_weights, of_gradients, of_state = job.shards
+    at_work = job.weights / max(1, step.shape.num_layers) if of_weights > 1 else 0.0
+    moving = activations + logits
+    if job.on_cpu:
+        share = 0.0 if step.recompute else HEAP_SLACK[step.is_lora, job.accumulates]
+        slack, fixed = share * moving, CPU_FIXED
     else:
-        activations = layer * shape.num_layers
-    of_weights, of_gradients, of_state = shards(spec)
-    weights = weight_bytes(spec, shape, width)
-    # Of weights in shards one block is whole while it is at work.
-    at_work = weights / max(1, shape.num_layers) if of_weights > 1 else 0.0
+        slack, fixed = GPU_SLACK * (moving + gradients), GPU_FIXED
     return Parts(
-        weights=weights / of_weights + at_work,
-        adapter=trainable * 4 / of_weights if is_lora else 0.0,
-        gradients=trainable * 4 / of_gradients,
-        optimizer=trainable * state_width(spec.train.optimizer) / of_state,
+        weights=job.weights / of_weights + at_work + _casts(step),
+        adapter=job.trainable * (4.0 if step.precision == "fp32" else 6.0) / of_weights if step.is_lora else 0.0,
+        gradients=gradients / of_gradients,
+        optimizer=job.trainable * job.state_width / of_state,
         activations=activations,
-        logits=micro_batch * learned_tokens * shape.vocabulary * 4 * LOGIT_COPIES,
-        workspace=CPU_FIXED if on_cpu else 600 * MIB,
+        logits=logits,
+        data=job.data_bytes if job.on_cpu else 0.0,
+        allocator=slack,
+        workspace=fixed,
     )
+
+
+def _casts(step: Pass) -> float:
+    """Trained fp32 weights are cast for use where less is computed in, and the casts stay until the way back."""
+    if step.precision == "fp32" or step.is_lora:
+        return 0.0
+    return 2.0 * (step.shape.linear_parameters + step.shape.embedding_parameters)
+
+
+def _whole_logits(step: Pass) -> float:
+    """A model whose logits are more than an output layer makes them at every position: with their gradient, twice."""
+    if step.shape.family.has_plain_head:
+        return 0.0
+    return 2.0 * step.num_tokens * step.shape.vocabulary * step.width
 
 
 def weight_bytes(spec: Recipe, shape: Shape, width: int) -> float:
@@ -115,14 +178,3 @@ def shards(spec: Recipe) -> tuple[int, int, int]:
         stage = engine.zero_stage if engine.zero_stage != "auto" else 3 if engine.config else 2
         return processes if stage == 3 else 1, processes if stage >= 2 else 1, processes
     return 1, 1, 1
-
-
-def _layer_values(shape: Shape, is_lora: bool) -> float:
-    """Numbers per token that one block keeps for the way back.
-
-    Two norms keep their input and its scaled copy (4 D); attention its input, q, k, v, the rotated q and k, its output
-    (D + 3 Q + 3 KV); the feed-forward its input, gate, its activation, up and their product (D + 4 F). Weights that are
-    trained keep their inputs as well, which are these tensors.
-    """
-    values = 6 * shape.hidden + 3 * shape.q_width + 3 * shape.kv_width + 4 * shape.feed_forward
-    return values + (shape.q_width + shape.kv_width if is_lora else 0)

@@ -3,46 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ModelError
-from tunesmith.planner import memory, speed
+from tunesmith.planner import disk, memory, speed
+from tunesmith.planner.activations import WIDTH, Pass
+from tunesmith.planner.figures import Figure
 from tunesmith.planner.hardware import Hardware
+from tunesmith.planner.learned import Learned, recall
+from tunesmith.planner.memory import Job
 from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.planner.shapes import Shape
-from tunesmith.recipe import Lora, Recipe
-from tunesmith.units import format_bytes, format_count, format_seconds
+from tunesmith.recipe import Full, Lora, Recipe
+from tunesmith.recipe.tree import Nf4
+from tunesmith.units import format_bytes
 
 CPU_SHARE, GPU_RESERVE = 0.8, 0.92
 TYPICAL_LEARNED_SHARE = 0.4  # of a row's tokens, before the data was read
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A prediction with its band, which should hold what is measured nine times out of ten."""
-
-    value: float
-    low: float
-    high: float
-    unit: str
-    note: str = ""
-
-    def text(self) -> str:
-        show = {"bytes": format_bytes, "s": format_seconds}.get(self.unit, format_count)
-        band = "" if self.low == self.high else f"   ({show(self.low)} to {show(self.high)})"
-        return f"{show(self.value)}{band}"
+SIZES = (64, 32, 16, 8, 4, 2, 1)  # of a micro-batch, tried in this order
 
 
 @dataclass(frozen=True)
 class Plan:
-    """figures by name; choices: micro_batch, gradient_checkpointing, precision, attention. basis: before data | after prepare."""
+    """figures by name; choices: micro_batch, gradient_checkpointing, precision, attention. notes: why, in sentences.
+
+    basis: before data | after prepare. pace: by what factor the times were corrected, and how many trainings told it.
+    """
 
     figures: dict[str, Figure]
     choices: dict[str, Any]
     hardware: Hardware
     basis: str
+    pace: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +46,8 @@ class Plan:
             "choices": self.choices,
             "hardware": self.hardware.to_json(),
             "basis": self.basis,
+            "pace": self.pace,
+            "notes": self.notes,
         }
 
     def to_text(self) -> str:
@@ -59,134 +57,221 @@ class Plan:
             for name, figure in self.figures.items()
         ]
         lines += ["", "choices", *(f"  {name.replace('_', ' '):<24} {value}" for name, value in self.choices.items())]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
 
 
-def plan(spec: Recipe, config: Mapping[str, Any], *, statistics: Mapping[str, Any] | None, hardware: Hardware) -> Plan:
+def plan(
+    spec: Recipe,
+    config: Mapping[str, Any],
+    *,
+    statistics: Mapping[str, Any] | None,
+    hardware: Hardware,
+    workspace: Path | None = None,
+) -> Plan:
     """Arithmetic from the recipe, the model's config.json and, once it is prepared, the data's statistics.
 
+    workspace: where earlier trainings noted how fast this machine is.
     Raises ModelError PLN-002 when nothing fits, with what to change, before any weight is loaded; MDL-120 to 122 for
     what a quantised base or an 8-bit optimizer lacks.
     """
     refuse_unmet(spec, config, has_cuda=bool(hardware.gpus))
-    shape = Shape.of(config)
-    on_cpu = not hardware.gpus
-    precision = _precision(spec, hardware)
-    num_tokens, learned = _row(spec, statistics)
-    room = hardware.ram_available_bytes * CPU_SHARE if on_cpu else hardware.gpus[0].memory_bytes * GPU_RESERVE
-
-    def need(micro_batch: int, checkpointing: bool) -> memory.Parts:
-        return memory.peak(
-            spec,
-            shape,
-            precision=precision,
-            micro_batch=micro_batch,
-            num_tokens=num_tokens,
-            learned_tokens=learned,
-            checkpointing=checkpointing,
-            on_cpu=on_cpu,
-        )
-
-    micro_batch, checkpointing = _fit(spec, need, room)
-    parts = need(micro_batch, checkpointing)
-    band = (memory.CPU_BAND if on_cpu else memory.GPU_BAND) * (1 if shape.is_known else 2)
-    figures = {
-        "peak_memory": _banded(parts.total, band, "bytes", "growth after imports" if on_cpu else "reserved on the GPU")
-    }
+    case = _Case(spec, Shape.of(config), statistics, hardware)
+    micro_batch, recompute = _fit(case)
+    moment, parts = memory.peak(case.job(micro_batch, recompute))
+    band = (memory.CPU_BAND if case.on_cpu else memory.GPU_BAND) * (1 if case.shape.is_known else 2)
+    where = "growth after imports" if case.on_cpu else "reserved on the GPU"
+    figures = {"peak_memory": _banded(parts.total, band, "bytes", f"{where}; highest at: {moment}")}
     figures |= {name: _banded(value, band, "bytes") for name, value in asdict(parts).items() if value}
-    figures |= _times(spec, shape, statistics, hardware, checkpointing)
-    figures["disk"] = _disk(spec, shape, precision)
+    machine = speed.machine(hardware, speed.threads_of(spec, hardware), case.precision)
+    learned = recall(workspace, machine) if workspace else Learned()
+    if statistics is not None:
+        figures |= speed.figures(spec, statistics, hardware, case.job(micro_batch, recompute), learned)
+    figures |= disk.figures(spec, case.shape, case.precision, statistics)
     choices = {
         "micro_batch": micro_batch,
-        "gradient_checkpointing": checkpointing,
-        "precision": precision,
+        "gradient_checkpointing": recompute,
+        "precision": case.precision,
         "attention": spec.model.attention,
     }
     if spec.model.quantisation.type != "none":
         choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
-    return Plan(figures, choices, hardware, "after prepare" if statistics else "before data")
+    basis = "before data" if statistics is None else "after prepare"
+    pace = {"machine": machine, "factor": learned.factor, "runs": learned.runs}
+    return Plan(figures, choices, hardware, basis, pace, list(_notes(case, micro_batch, recompute)))
 
 
-def _precision(spec: Recipe, hardware: Hardware) -> str:
-    if spec.model.precision != "auto":
-        return spec.model.precision
-    if not hardware.gpus:
-        return "fp32"
-    return "bf16" if hardware.gpus[0].capability >= 8.0 else "fp16"
+@dataclass(frozen=True)
+class _Case:
+    """What is to be planned, with everything derived from it once."""
+
+    spec: Recipe
+    shape: Shape
+    statistics: Mapping[str, Any] | None
+    hardware: Hardware
+
+    @property
+    def on_cpu(self) -> bool:
+        return not self.hardware.gpus
+
+    @property
+    def room(self) -> float:
+        """Bytes that training may take."""
+        if self.on_cpu:
+            return self.hardware.ram_available_bytes * CPU_SHARE / self.spec.train.processes
+        return self.hardware.gpus[0].memory_bytes * GPU_RESERVE
+
+    @property
+    def precision(self) -> str:
+        asked = self.spec.model.precision
+        if asked != "auto":
+            return asked
+        if self.on_cpu:
+            return "fp32"
+        return "bf16" if self.hardware.gpus[0].capability >= 8.0 else "fp16"
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of a step that one process takes."""
+        return -(-self.spec.train.batch_size // self.spec.train.processes)
+
+    def job(self, micro_batch: int, recompute: bool) -> Job:
+        spec, shape = self.spec, self.shape
+        longest, learned_share, stored_tokens = self._rows()
+        micro_batch = min(micro_batch, self.batch_size)
+        lora = spec.adapter if isinstance(spec.adapter, Lora) else None
+        eager = spec.model.attention == "eager"
+        # Packed micro-batches are filled to the same number of tokens as rows of the longest length would have.
+        packed = spec.train.packing == "auto" and not eager and shape.family.packs and not self._is_windowed(longest)
+        tokens = micro_batch * longest
+        if packed and self.statistics is not None:
+            tokens = max(
+                longest, min(tokens, math.ceil(_step_tokens(self.statistics["splits"]["train"], self.batch_size)))
+            )
+        step = Pass(
+            shape,
+            frozenset(lora.targets) if lora else None,
+            lora.rank if lora else 0,
+            self.precision,
+            "eager" if eager else "fused",
+            "packed" if packed else "rows",
+            recompute,
+            tokens,
+            longest,
+            math.ceil(tokens * learned_share),
+        )
+        return Job(
+            step,
+            memory.weight_bytes(spec, shape, WIDTH[self.precision]),
+            shape.trainable(spec),
+            memory.state_width(spec.train.optimizer),
+            spec.train.processes,
+            accumulates=micro_batch < self.batch_size,
+            data_bytes=4.0 * stored_tokens,
+            on_cpu=self.on_cpu,
+            shards=memory.shards(spec),
+        )
+
+    def _rows(self) -> tuple[int, float, int]:
+        """Tokens of the longest training row, the share of tokens that are learned, tokens of all rows."""
+        if self.statistics is None:
+            return self.spec.data.max_tokens, TYPICAL_LEARNED_SHARE, 0
+        splits = self.statistics["splits"]
+        train = splits["train"]
+        longest = max(1, min(self.spec.data.max_tokens, train["max"]))
+        share = train["learned_tokens"] / max(1, train["tokens"])
+        return longest, share, sum(part["tokens"] for part in splits.values())
+
+    def _is_windowed(self, longest: int) -> bool:
+        return self.shape.sliding_window is not None and self.shape.sliding_window < longest
 
 
-def _row(spec: Recipe, statistics: Mapping[str, Any] | None) -> tuple[int, int]:
-    """(tokens of the longest row, learned ones of it)."""
-    if statistics is None:
-        return spec.data.max_tokens, math.ceil(spec.data.max_tokens * TYPICAL_LEARNED_SHARE)
-    train = statistics["splits"]["train"]
-    longest = min(spec.data.max_tokens, train["max"])
-    share = train["learned_tokens"] / max(1, train["tokens"])
-    return longest, max(1, math.ceil(longest * share))
+def _step_tokens(train: Mapping[str, Any], batch_size: int) -> float:
+    """Tokens of a step with many tokens: lengths add up as draws do, and one step in fifteen is above this."""
+    mean = train["tokens"] / max(1, train["rows"])
+    spread = max(0.0, train.get("p90", train["max"]) - train.get("p50", mean)) / 1.28  # of a normal distribution
+    return batch_size * mean + 1.5 * spread * math.sqrt(batch_size)
 
 
-def _fit(spec: Recipe, need: Any, room: float) -> tuple[int, bool]:
-    """The largest micro-batch that fits, without recomputation where that leaves at least a quarter of the batch."""
-    asked = spec.train.micro_batch
-    sizes = [asked] if asked != "auto" else [s for s in (64, 32, 16, 8, 4, 2, 1) if s <= spec.train.batch_size] or [1]
-    ways = {"auto": (False, True), "on": (True,), "off": (False,)}[spec.train.gradient_checkpointing]
-    for checkpointing in ways:
-        for size in sizes:
-            if need(size, checkpointing).total <= room:
-                return size, checkpointing
-    least = need(sizes[-1], ways[-1])
+def _fit(case: _Case) -> tuple[int, bool]:
+    """The largest micro-batch that fits, without recomputation where any does.
+
+    Raises ModelError PLN-002 with what would fit.
+    """
+    found = _first_that_fits(case)
+    if found:
+        return found
+    sizes, ways = _choices(case)
+    moment, least = memory.peak(case.job(sizes[-1], ways[-1]))
     biggest = max(asdict(least).items(), key=lambda part: part[1])
-    moves = []
-    if not isinstance(spec.adapter, Lora):
-        moves.append("adapter: lora")
-    elif spec.model.quantisation.type == "none":
-        moves.append("model.quantisation: nf4")
-    if ways == (False,):
-        moves.append("train.gradient_checkpointing: auto")
-    moves += [f"data.max_tokens: {max(64, spec.data.max_tokens // 2)}", "a smaller model.base"]
     raise ModelError(
         "PLN-002",
-        f"training needs about {format_bytes(least.total)} and {format_bytes(room)} are there ({biggest[0]}: {format_bytes(biggest[1])})",
+        f"training needs about {format_bytes(least.total)} and {format_bytes(case.room)} are there "
+        f"(highest at: {moment}; {biggest[0]}: {format_bytes(biggest[1])})",
         where="model.base",
         expected="a plan that fits into memory",
-        fix="; or ".join(moves),
+        fix="; or ".join(_ways_out(case)),
     )
 
 
-def _times(
-    spec: Recipe, shape: Shape, statistics: Mapping[str, Any] | None, hardware: Hardware, checkpointing: bool
-) -> dict[str, Figure]:
-    threads = spec.train.threads if spec.train.threads != "auto" else hardware.cores
-    rate = speed.rate(hardware, int(threads)) * (
-        spec.train.processes if not hardware.gpus else min(spec.train.processes, len(hardware.gpus))
-    )
-    if statistics is None:
-        return {}
-    train = statistics["splits"]["train"]
-    steps = math.ceil(max(1, round(spec.train.epochs * train["rows"])) / spec.train.batch_size)
-    steps = min(steps, spec.train.max_steps or steps)
-    mean = train["tokens"] / max(1, train["rows"])
-    share = train["learned_tokens"] / max(1, train["tokens"])
-    work = speed.flops_per_token(spec, shape, mean, share, checkpointing) * mean * spec.train.batch_size
-    seconds = work / rate
-    return {
-        "steps": Figure(
-            steps, steps, steps, "steps", "fewer when early stopping ends it" if spec.train.early_stopping else ""
-        ),
-        "step_seconds": Figure(seconds, seconds / speed.BAND, seconds * speed.BAND, "s"),
-        "train_seconds": Figure(
-            seconds * steps, seconds * steps / speed.BAND, seconds * steps * speed.BAND, "s", "without validation"
-        ),
-    }
+def _choices(case: _Case) -> tuple[list[int], tuple[bool, ...]]:
+    asked = case.spec.train.micro_batch
+    sizes = [min(asked, case.batch_size)] if asked != "auto" else [s for s in SIZES if s <= case.batch_size]
+    return sizes, {"auto": (False, True), "on": (True,), "off": (False,)}[case.spec.train.gradient_checkpointing]
 
 
-def _disk(spec: Recipe, shape: Shape, precision: str) -> Figure:
-    """Checkpoints (weights and two moments of what is trained, newest ones, best one and the one being written) and exports."""
-    trainable = shape.trainable(spec)
-    checkpoints = (spec.train.keep_checkpoints + 2) * trainable * 12
-    export = shape.parameters * memory.WIDTH[precision] + trainable * 4
-    value = checkpoints + export + 20e6
-    return Figure(value, value * 0.7, value * 1.3, "bytes", "checkpoints, result, export; data apart")
+def _first_that_fits(case: _Case) -> tuple[int, bool] | None:
+    sizes, ways = _choices(case)
+    for recompute in ways:
+        for size in sizes:
+            if memory.peak(case.job(size, recompute))[1].total <= case.room:
+                return size, recompute
+    return None
+
+
+def _ways_out(case: _Case) -> Iterator[str]:
+    """Changes that make it fit, each alone, with what it would then take; where none is enough, all of them together."""
+    spec = case.spec
+    changes: dict[str, Recipe] = {}
+    if spec.train.micro_batch != "auto":
+        changes["train.micro_batch: auto"] = _with_train(spec, micro_batch="auto")
+    if spec.train.gradient_checkpointing == "off":
+        changes["train.gradient_checkpointing: auto"] = _with_train(spec, gradient_checkpointing="auto")
+    if isinstance(spec.adapter, Full):
+        changes["adapter: lora"] = spec.model_copy(update={"adapter": Lora()})
+    elif spec.model.quantisation.type == "none":
+        model = spec.model.model_copy(update={"quantisation": Nf4()})
+        changes["model.quantisation: nf4"] = spec.model_copy(update={"model": model})
+    shorter = spec.data.max_tokens // 2
+    if shorter >= 64:
+        data = spec.data.model_copy(update={"max_tokens": shorter})
+        changes[f"data.max_tokens: {shorter}"] = spec.model_copy(update={"data": data})
+    enough = False
+    for change, changed in changes.items():
+        other = _Case(changed, case.shape, case.statistics, case.hardware)
+        found = _first_that_fits(other)
+        if found:
+            enough = True
+            yield f"{change} (takes {format_bytes(memory.peak(other.job(*found))[1].total)})"
+    if not enough:
+        yield "a smaller model.base, or a machine with more memory: no single change is enough"
+
+
+def _with_train(spec: Recipe, **values: Any) -> Recipe:
+    return spec.model_copy(update={"train": spec.train.model_copy(update=values)})
+
+
+def _notes(case: _Case, micro_batch: int, recompute: bool) -> Iterator[str]:
+    """What was chosen because more does not fit, and what the arithmetic does not know."""
+    sizes, ways = _choices(case)
+    room = format_bytes(case.room)
+    if micro_batch != sizes[0]:
+        need = format_bytes(memory.peak(case.job(sizes[0], recompute))[1].total)
+        yield f"micro_batch {sizes[0]} would take {need} of {room}: {micro_batch} fits"
+    if recompute and False in ways:
+        need = format_bytes(memory.peak(case.job(sizes[-1], False))[1].total)
+        yield f"without recomputation micro_batch {sizes[-1]} would take {need} of {room}: activations are computed again"
+    if not case.shape.is_known:
+        yield f"{case.shape.model_type or 'this architecture'} is planned as if it were Llama: the bands are twice as wide"
 
 
 def _banded(value: float, band: float, unit: str, note: str = "") -> Figure:

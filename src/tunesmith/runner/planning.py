@@ -29,17 +29,18 @@ def plan_stage(stage: str, spec: Recipe, inputs: Mapping[str, Artifact], run: Ru
         from tunesmith.runs.dataset import Dataset
 
         statistics = Dataset(inputs["dataset"].path).statistics
-    plan = make_plan(spec, statistics)
+    plan = make_plan(spec, statistics, run.workspace)
     run.write_plan(plan)
     check_disk(plan, run.workspace)
 
 
-def make_plan(spec: Recipe, statistics: dict[str, Any] | None) -> dict[str, Any]:
+def make_plan(spec: Recipe, statistics: dict[str, Any] | None, workspace: Path) -> dict[str, Any]:
     from tunesmith import hub, planner
     from tunesmith.planner import hardware
 
     config = hub.resolve_config(spec.model.base, spec.model.revision).config  # the weights may not be here yet
-    return planner.plan(spec, config, statistics=statistics, hardware=hardware.detect()).to_json()
+    made = planner.plan(spec, config, statistics=statistics, hardware=hardware.detect(), workspace=workspace)
+    return made.to_json()
 
 
 def check_disk(plan: Mapping[str, Any], workspace: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.modeling.dropout import StepContext
-from tunesmith.modeling.forward import collate, learned_logits, micro_batches
+from tunesmith.modeling.forward import Batch, collate, learned_logits, micro_batches
 from tunesmith.modeling.packing import Layout
 from tunesmith.recipe.tree import Train
 from tunesmith.runs.dataset import Dataset
@@ -111,14 +111,18 @@ class Loop:
         for place, group in enumerate(groups, start=1):
             batch = collate(self.dataset, group or [self.shortest], self.layout).to(self.device)
             self.context.set(number, batch.examples_E, batch.lengths)
-            with self.number_format():
-                logits_KV = learned_logits(self.model, batch)
             weights_K = batch.weights_K if group else torch.zeros_like(batch.weights_K)
-            loss = sft_loss(logits_KV, batch.targets_K, weights_K) / total_weight
+            # The logits get no name: one would hold them through the backward pass, which does not need them.
+            loss = sft_loss(self.logits(batch), batch.targets_K, weights_K) / total_weight
             self.engine.backward(loss, is_last=place == len(groups))
             loss_sum += loss.detach()
             tokens += batch.num_tokens if group else 0
         return loss_sum, tokens
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[K, V] at the learned positions."""
+        with self.number_format():
+            return learned_logits(self.model, batch)
 
     def number_format(self) -> AbstractContextManager[object]:
         autocast = self.engine.autocast

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import statistics
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from tunesmith.modeling.load import (
     still_dropout,
 )
 from tunesmith.modeling.packing import choose_layout
+from tunesmith.planner import learned
 from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.runs import durable
@@ -38,16 +41,17 @@ from tunesmith.runs.store import Artifact
 from tunesmith.scoring.perplexity import Perplexity, stream_perplexity
 from tunesmith.stages.train import INFO
 from tunesmith.stages.train.batches import Order, num_rounds, share
-from tunesmith.stages.train.checkpoint import Checkpoints, TrainState
+from tunesmith.stages.train.checkpoint import Checkpoint, Checkpoints, TrainState
 from tunesmith.stages.train.engines import LocalEngine, make_engine
 from tunesmith.stages.train.guards import note_non_finite, note_validation
 from tunesmith.stages.train.loop import Loop, StepResult
-from tunesmith.stages.train.memory import PeakMemory
+from tunesmith.stages.train.memory import PeakMemory, freed_memory_returned
 from tunesmith.stages.train.optimizer import make_optimizer
 from tunesmith.stages.train.probe import fitting_micro_batch
 
 DEFAULT_MICRO_BATCH = 8  # where no plan was made: a stage that is run alone
 VALIDATIONS_PER_RUN = 10
+WARM_UP_STEPS = 1
 
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
@@ -76,6 +80,7 @@ class Training:
     checkpoints: Checkpoints
     state: TrainState  # all that a resume needs besides tensors
     loop: Loop  # the step
+    step_seconds: list[float]  # of the steps of this process's life
     stopping: bool  # some process was asked to stop; all of them know at the same place
 
     def __init__(self, spec: Recipe, inputs: Mapping[str, Artifact], run: Run, engine: LocalEngine) -> None:
@@ -89,6 +94,7 @@ class Training:
         self.order = Order.of(self.train_examples, spec.seed, spec.train)
         self.evaluate_every, self.save_every = _rhythm(spec, self.order.num_steps)
         self.checkpoints = Checkpoints(run, spec.train.keep_checkpoints)
+        self.step_seconds = []
         self.stopping = False
 
     def story(self) -> dict[str, Artifact]:
@@ -97,6 +103,12 @@ class Training:
         self.files = hub.resolve(self.spec.model.base, self.spec.model.revision)
         refuse_unmet(self.spec, self.files.config, has_cuda=self.device.type == "cuda")
         self._choose()
+        # Recomputation frees and makes every tensor again: it saves nothing where freed memory stays with the heap.
+        with freed_memory_returned(self.device.type == "cpu" and bool(state.gradient_checkpointing)):
+            return self._train(resumed)
+
+    def _train(self, resumed: Checkpoint | None) -> dict[str, Artifact]:
+        state = self.state
         self._build()
         if resumed:
             self.engine.load_state(resumed.weights, resumed.optimizer)
@@ -122,6 +134,7 @@ class Training:
         if state.stopped_early:
             self.run.record("train", "train/stopped_early", state.step, step=state.step, unit="step")
         self.run.record("train", "train/peak_memory", self.memory.peak(), unit="bytes")
+        self._remember_pace()
         result_step = self._take_best()
         self.run.record("train", "train/result_step", result_step, unit="step")
         weights = self.engine.whole_parameters()  # asked by all processes, written by the first
@@ -235,6 +248,7 @@ class Training:
     def _tell(self, result: StepResult) -> None:
         """Into the state and the events. Raises ModelError TRN-002 after several withheld updates in a row."""
         step, state = result.number, self.state
+        self.step_seconds.append(result.seconds)
         state.step, state.tokens, self.stopping = step, state.tokens + result.tokens, result.stopping
         record = self.run.record
         record("train", "train/loss", result.loss, step=step, unit="nats")
@@ -255,12 +269,15 @@ class Training:
 
     def _validate(self) -> bool:
         """True when these weights are the best so far. A stop asked for meanwhile leaves at once, unvalidated."""
-        state = self.state
+        state, started = self.state, time.perf_counter()
         try:
             found = self._validation_loss()
         except _StopAsked:
             self.stopping = True
             return False
+        self.run.record(
+            "train", "validation/seconds", round(time.perf_counter() - started, 4), step=state.step, unit="s"
+        )
         self.run.record("train", "validation/loss", found.loss, step=state.step, unit="nats")
         self.run.record("train", "validation/perplexity", found.value, step=state.step)
         is_best = note_validation(state, found.loss, self.spec.train.early_stopping)
@@ -302,6 +319,14 @@ class Training:
         self.engine.total(0.0)  # nobody goes on before the checkpoint is true
 
     # ------------------------------------------------------------------------------------------------------ the result
+
+    def _remember_pace(self) -> None:
+        """For the next plan on this machine: measured over planned seconds of a step. The first step warms up."""
+        plan = self.run.plan or {}
+        planned, pace = plan.get("figures", {}).get("step_seconds"), plan.get("pace")
+        if self.engine.rank == 0 and planned and pace and len(self.step_seconds) > WARM_UP_STEPS:
+            measured = statistics.median(self.step_seconds[WARM_UP_STEPS:])
+            learned.remember(self.run.workspace, pace["machine"], measured * pace["factor"] / planned["value"])
 
     def _take_best(self) -> int:
         """Put the weights that become the result in place; returns their step."""
