@@ -237,7 +237,8 @@ def measure(name: str, model: Path) -> dict[str, Any]:
     config = json.loads((model / "config.json").read_bytes())
     plan = planner.plan(spec, config, statistics={"splits": told}, hardware=machine)
     run.write_plan(plan.to_json())
-    assert draft.artifact is not None and Dataset(draft.artifact.path).num_examples == ROWS + case.validation_rows
+    assert draft.artifact is not None
+    assert Dataset(draft.artifact.path).num_examples == ROWS + case.validation_rows
     train(spec, {"dataset": draft.artifact}, run)
 
     events = run.events()

@@ -33,7 +33,11 @@ GPU_SLACK = 0.08  # assumed: the caching allocator's rounding and holes
 
 @dataclass(frozen=True)
 class Parts:
-    """Bytes of each part at one moment. saving: copies that a checkpoint is written from. allocator: held, not used."""
+    """Bytes of each part at one moment.
+
+    passing: casts of weights, and gradients on their way to be added or summed. saving: copies that a checkpoint is
+    written from. data: token ids, mapped. allocator: held by it, not used.
+    """
 
     weights: float = 0.0
     adapter: float = 0.0
@@ -41,6 +45,7 @@ class Parts:
     optimizer: float = 0.0
     activations: float = 0.0
     logits: float = 0.0
+    passing: float = 0.0
     saving: float = 0.0
     data: float = 0.0
     allocator: float = 0.0
@@ -88,23 +93,25 @@ def _moments(job: Job) -> dict[str, Parts]:
     # The gradient of the output layer: a tensor of its own until it is added, tied ones until the embedding's comes in.
     head = 0.0 if step.is_lora else shape.embedding_parameters * 4.0
     waiting = head if shape.is_tied or not job.accumulates else 0.0
-    whole_logits = _whole_logits(step)
+    last = head * (2 if shape.is_tied else 1)
+    # Plain data parallelism sums gradients laid end to end, in a tensor of its own.
+    laid_out = gradients if job.processes > 1 and job.shards == (1, 1, 1) else 0.0
+    logits = 3 * logit + _whole_logits(step)
     moments = {
-        "loss": _living(job, there, saved, 3 * logit + whole_logits),
-        "output layer": _living(job, there + head, saved, logit + whole_logits),
-        "last block": _living(job, there + waiting, saved + activations.way_back(step), 0.0),
-        "embedding": _living(job, max(there, gradients - head) + head + (head if shape.is_tied else 0.0), 0.0, 0.0),
-        # Several processes sum their gradients laid end to end, in a tensor of its own.
-        "update": _living(job, gradients * (2 if job.processes > 1 else 1), 0.0, 0.0),
+        "loss": _living(job, there, saved, logits),
+        "output layer": _living(job, there, saved, logits - 2 * logit, passing=head),
+        "last block": _living(job, there, saved + activations.way_back(step), 0.0, passing=waiting),
+        "embedding": _living(job, max(there, gradients - head), 0.0, 0.0, passing=last),
+        "update": _living(job, gradients, 0.0, 0.0, passing=laid_out),
     }
     if job.on_cpu:  # a GPU's tensors are copied to the host's memory, which is not counted
         copies = job.trainable * (4.0 + job.state_width) + head  # head: the test for NaN copies the largest tensor
-        held = 0.0 if step.recompute else LEFT_SLACK * (saved + 3 * logit)
-        moments["checkpoint"] = replace(_living(job, 0.0, 0.0, 0.0), saving=copies, allocator=held)
+        held = 0.0 if step.recompute else LEFT_SLACK * (saved + logits)
+        moments["checkpoint"] = replace(_living(job, 0.0, 0.0, 0.0), passing=0.0, saving=copies, allocator=held)
     return moments
 
 
-def _living(job: Job, gradients: float, activations: float, logits: float) -> Parts:
+def _living(job: Job, gradients: float, activations: float, logits: float, passing: float = 0.0) -> Parts:
     """All parts, with what never goes away. Of weights in shards one block is whole while it is at work."""
     step = job.step
     of_weights, of_gradients, of_state = job.shards
@@ -116,21 +123,28 @@ def _living(job: Job, gradients: float, activations: float, logits: float) -> Pa
     else:
         slack, fixed = GPU_SLACK * (moving + gradients), GPU_FIXED
     return Parts(
-        weights=job.weights / of_weights + at_work + _casts(step),
-        adapter=job.trainable * (4.0 if step.precision == "fp32" else 6.0) / of_weights if step.is_lora else 0.0,
+        weights=job.weights / of_weights + at_work,
+        adapter=job.trainable * 4.0 / of_weights if step.is_lora else 0.0,
         gradients=gradients / of_gradients,
         optimizer=job.trainable * job.state_width / of_state,
         activations=activations,
         logits=logits,
+        passing=passing + _casts(job),
         data=job.data_bytes if job.on_cpu else 0.0,
         allocator=slack,
         workspace=fixed,
     )
 
 
-def _casts(step: Pass) -> float:
-    """Trained fp32 weights are cast for use where less is computed in, and the casts stay until the way back."""
-    if step.precision == "fp32" or step.is_lora:
+def _casts(job: Job) -> float:
+    """What is trained in fp32 is cast for use where less is computed in, and the casts stay until the way back. Engines
+    that divide weights or state keep copies of their own, of which a block's is counted."""
+    step = job.step
+    if step.precision == "fp32":
+        return 0.0
+    if step.is_lora:
+        return 2.0 * job.trainable
+    if job.shards != (1, 1, 1):
         return 0.0
     return 2.0 * (step.shape.linear_parameters + step.shape.embedding_parameters)
 

@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -26,7 +27,7 @@ class PeakMemory:
     The system keeps one peak for all: where a second measurement begins, the first takes note of the peak so far.
     """
 
-    _measuring: weakref.WeakSet[PeakMemory] = weakref.WeakSet()
+    _measuring: ClassVar[weakref.WeakSet[PeakMemory]] = weakref.WeakSet()
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.before = device, 0
