@@ -231,6 +231,7 @@ def measure(name: str, model: Path) -> dict[str, Any]:
                 writer.add(ids, [[cut, length, 1.0]], row, split)
                 learned += length - cut
             told[split] = {"rows": rows, "tokens": int(lengths.sum()), "learned_tokens": learned}
+            told[split] |= {f"p{q}": int(np.percentile(lengths, q)) if rows else 0 for q in (50, 90)}
             told[split]["max"] = int(lengths.max()) if rows else 0
         writer.close(ledger=[])
     config = json.loads((model / "config.json").read_bytes())

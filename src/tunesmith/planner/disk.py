@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.planner.activations import WIDTH
 from tunesmith.planner.figures import Figure
+from tunesmith.planner.memory import state_width
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
 
@@ -69,10 +70,9 @@ def _saves(spec: Recipe, steps: int | None) -> float:
 
 
 def _checkpoint(spec: Recipe, shape: Shape) -> float:
-    optimizer = spec.train.optimizer
-    states = 2 if optimizer.type == "adamw" else int(optimizer.momentum > 0)
-    targets = len(spec.adapter.targets) * 2 if isinstance(spec.adapter, Lora) else 9
-    return shape.trainable(spec) * 4.0 * (1 + states) + shape.num_layers * targets * TENSOR_HEADER * (1 + states)
+    width = 4.0 + state_width(spec.train.optimizer)
+    tensors = len(spec.adapter.targets) * 2 if isinstance(spec.adapter, Lora) else 9
+    return shape.trainable(spec) * width + shape.num_layers * tensors * TENSOR_HEADER * width / 4
 
 
 def _result_and_exports(spec: Recipe, shape: Shape, precision: str) -> float:
