@@ -40,6 +40,7 @@ def fill_dataset(
         if row >= num_train:
             asked = {
                 "part": "validation",
+                "key": f"row {row}",
                 "messages": [],
                 "expected": "the fox",
                 "prompt_ids": ids[: length // 2].tolist(),

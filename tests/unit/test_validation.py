@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_training import LORA, WORSENING, Small, small_training
 
 from tunesmith.errors import DataError, RecipeError
-from tunesmith.planner.shapes import Shape
-from tunesmith.planner.speed import flops_per_token
 from tunesmith.recipe import parse_recipe
 from tunesmith.recipe.tree import ANSWER_METRICS
 from tunesmith.scoring.metrics import METRICS
@@ -42,7 +41,7 @@ def test_answers_decide_which_weights_are_the_best(tiny_model_dir: Path, tmp_pat
 
     from tunesmith.hub import resolve
     from tunesmith.scoring.generation import generate_greedy
-    from tunesmith.scoring.items import load_items
+    from tunesmith.scoring.items import load_held_out
     from tunesmith.text.tokenizers import load_tokenizer
 
     training = judged(tmp_path, tiny_model_dir, "train.best_metric=OWN", "train.validation.metrics=[exact_match]")
@@ -55,7 +54,7 @@ def test_answers_decide_which_weights_are_the_best(tiny_model_dir: Path, tmp_pat
     assert (result.notes["best_step"], result.notes["best_value"]) == (best, values[best])
     assert result.notes["best_loss"] == training.values("validation/loss")[best]
     model = AutoModelForCausalLM.from_pretrained(result.path).eval()
-    items = load_items(training.dataset, ["validation"], 4)
+    items = [row.item for row in load_held_out(training.dataset, 4, ["validation"]) if row.item]
     answers = generate_greedy(
         model, load_tokenizer(resolve(str(tiny_model_dir)), "auto"), items, max_new_tokens=6, batch_size=1
     )
@@ -180,19 +179,28 @@ def test_every_step_tells_memory_and_what_it_makes_of_the_machine(tiny_model_dir
     assert list(most.values()) == sorted(most.values())
 
 
-def test_work_is_that_of_the_planner_where_all_rows_are_alike(tiny_model_dir: Path) -> None:
-    import json
+def test_work_is_counted_by_tokens_learned_positions_and_lengths() -> None:
+    """D 8, F 16, 1 layer, 2 heads, V 10: linear weights 4 * 64 + 3 * 128 = 640, head 80."""
+    config = {
+        "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 10,
+        "num_attention_heads": 2,
+    }  # fmt: skip
+    lengths, learned = np.array([32, 32, 64]), np.array([8.0, 8.0, 16.0])
 
-    import numpy as np
+    def use(adapter: str) -> Utilisation:
+        spec = parse_recipe("data: {sources: r.jsonl}", [f"adapter={adapter}"])
+        return Utilisation(spec, config, lengths, learned, peak_flops=1e9)
 
-    config = json.loads((tiny_model_dir / "config.json").read_text())
-    spec = parse_recipe("data: {sources: r.jsonl}")
-    use = Utilisation(spec, config, np.full(6, 32), np.full(6, 8.0), peak_flops=1e9)
-    assert use.flops([0, 1, 2]) == pytest.approx(96 * flops_per_token(spec, Shape.of(config), 32, 0.25, False))
-    assert use.of([0, 1, 2], seconds=2.0) == pytest.approx(use.flops([0, 1, 2]) / 2e9)
-    longer = Utilisation(spec, config, np.array([16, 48]), np.array([8.0, 8.0]), peak_flops=1e9)
-    assert longer.flops([0, 1]) > use.flops([0, 1]), "attention over one long row costs more than over two short ones"
-    assert Utilisation(spec, {"model_type": "odd"}, np.ones(1), np.ones(1), peak_flops=1e9).of([0], 1.0) is None
+    full, lora = use("full"), use("{type: lora, rank: 2, targets: [q_proj]}")
+    assert full.flops([0, 1]) == 6 * (640 * 64 + 80 * 16) + 6 * 8 * 2 * 32**2
+    assert lora.flops([0, 1]) == 4 * (640 * 64 + 80 * 16) + 6 * 2 * 16 * 64 + 6 * 8 * 2 * 32**2
+    assert full.flops([2]) - full.flops([0, 1]) == 6 * 8 * (64**2 - 2 * 32**2), "one long row costs more attention"
+    assert full.of([0, 1], seconds=2.0) == full.flops([0, 1]) / 2e9
+    for odd in ({"model_type": "odd"}, {**config, "num_experts": 8}):
+        assert (
+            Utilisation(parse_recipe("data: {sources: r.jsonl}"), odd, lengths, learned, peak_flops=1e9).of([0], 1.0)
+            is None
+        )
 
 
 def test_the_peak_is_measured_once() -> None:

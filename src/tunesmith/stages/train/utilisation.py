@@ -12,8 +12,7 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.planner.shapes import Shape
-from tunesmith.planner.speed import flops_per_token
-from tunesmith.recipe import Recipe
+from tunesmith.recipe import Lora, Recipe
 
 SIDE = {"cpu": 512, "cuda": 8192}  # of the square matrices that are multiplied; on a GPU large enough to fill it
 REPEATS = 5
@@ -36,10 +35,7 @@ class Utilisation:
         peak_flops: float,
     ) -> None:
         self.spec, self.lengths, self.learned_weights, self.peak_flops = spec, lengths, learned_weights, peak_flops
-        try:
-            self.shape: Shape | None = Shape.of(config)
-        except ModelError:
-            self.shape = None
+        self.shape = _dense_shape(config)
 
     def of(self, examples: Sequence[int], seconds: float) -> float | None:
         """Share of the peak, 0..1."""
@@ -48,13 +44,27 @@ class Utilisation:
         return self.flops(examples) / seconds / self.peak_flops
 
     def flops(self, examples: Sequence[int]) -> float:
-        """Of one step: linear layers by tokens, attention by each row's own length, the head at learned positions."""
+        """Of one step, forward and backward: a weight costs 2 per token forward, 2 for the gradient of its inputs and, where
+        it is trained, 2 for its own; attention is causal and costs by each row's length; the head works at learned positions."""
         assert self.shape is not None
+        shape, adapter = self.shape, self.spec.adapter
         lengths = self.lengths[list(examples)].astype(np.float64)
         tokens = float(lengths.sum())
         learned = min(tokens, float(self.learned_weights[list(examples)].sum()))
-        mean_length = float((lengths**2).sum()) / tokens  # attention costs length x tokens
-        return tokens * flops_per_token(self.spec, self.shape, mean_length, learned / tokens, checkpointing=False)
+        weights = shape.linear_parameters * tokens + shape.embedding_parameters * learned
+        attention = 6 * shape.num_layers * shape.q_width * float((lengths**2).sum())
+        if isinstance(adapter, Lora):
+            return 4 * weights + 6 * shape.adapter_parameters(adapter) * tokens + attention
+        return 6 * weights + attention
+
+
+def _dense_shape(config: Mapping[str, Any]) -> Shape | None:
+    """None for what the arithmetic does not know: odd architectures, and experts, of which a token sees a few only."""
+    try:
+        shape = Shape.of(config)
+    except ModelError:
+        return None
+    return shape if shape.experts == 1 else None
 
 
 @cache

@@ -13,7 +13,7 @@ from tunesmith.hub import ModelFiles
 from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import Dataset
 from tunesmith.scoring.generation import generate_greedy
-from tunesmith.scoring.items import VALIDATION_PART, load_items
+from tunesmith.scoring.items import VALIDATION_PART, load_held_out
 from tunesmith.scoring.metrics import load_metric, score
 from tunesmith.stages.train.batches import share
 from tunesmith.stages.train.engines import LocalEngine
@@ -39,7 +39,8 @@ class Answers:
         self.settings = spec.train.validation
         names = answer_metrics(spec)
         self.metrics = {name: load_metric(name, allowed_code) for name in names}
-        self.items = load_items(dataset, [VALIDATION_PART], self.settings.max_items) if names else []
+        rows = load_held_out(dataset, self.settings.max_items, [VALIDATION_PART]) if names else []
+        self.items = [row.item for row in rows if row.item is not None]
         if names and not self.items:
             raise DataError(
                 "TRN-055",
