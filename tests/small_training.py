@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.recipe import Recipe, parse_recipe
+from tunesmith.recipe import Recipe, code_named, parse_recipe
 from tunesmith.runs.dataset import Dataset, DatasetWriter
+from tunesmith.runs.durable import hash_file
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
@@ -19,11 +20,14 @@ RECIPE = "{name: small, data: {sources: rows.jsonl}}"
 VOCABULARY = 256  # below that of the random tiny model
 
 
-def fill_dataset(folder: Path, *, num_train: int = 24, num_validation: int = 6, bad_rows: int = 0) -> None:
+def fill_dataset(
+    folder: Path, *, num_train: int = 24, num_validation: int = 6, bad_rows: int = 0, with_items: bool = True
+) -> None:
     """Examples of 5 to 40 tokens with one to three learned spans of unequal weights; the second half repeats the first,
     so that there is something to learn. The last `bad_rows` training rows have a weight that no float32 sum survives."""
     draw = np.random.default_rng(0)
     writer = DatasetWriter(folder)
+    items = []
     for row in range(num_train + num_validation):
         length = int(draw.integers(5, 41))
         ids = draw.integers(5, VOCABULARY, length).astype(np.int32)
@@ -33,9 +37,18 @@ def fill_dataset(folder: Path, *, num_train: int = 24, num_validation: int = 6, 
         if row % 5 == 0:
             spans = [[0, 2, 1.0], *spans]  # begins at the first token, which nothing predicts
         writer.add(ids, spans, row, "train" if row < num_train else "validation")
+        if row >= num_train:
+            asked = {
+                "part": "validation",
+                "key": f"row {row}",
+                "messages": [],
+                "expected": "the fox",
+                "prompt_ids": ids[: length // 2].tolist(),
+            }
+            items.append({"row": row, **asked})
     for row in range(num_train + num_validation, num_train + num_validation + bad_rows):
         writer.add(np.arange(10, 20, dtype=np.int32), [[5, 10, 3e38]], row, "train")
-    writer.close(ledger=[])
+    writer.close(ledger=[], items=items if with_items else [])
 
 
 @dataclass
@@ -55,6 +68,11 @@ class Small:
         from tunesmith.stages.train.run import run as train
 
         return train(self.recipe, self.inputs, self.run)["model"]
+
+    def allow(self) -> Small:
+        """--allow-code for all that the recipe names."""
+        self.run.allowed_code = {name: hash_file(Path(name.rpartition(":")[0])) for name in code_named(self.recipe)}
+        return self
 
     def again(self) -> Small:
         """The same command once more, in another process, as far as the Run can tell."""

@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CODE = re.compile(r"^(RCP|DAT|TXT|MDL|TRN|EVL|EXP|SRV|PLN|RUN|TUN|CLI)-\d{3}$")
+CODE = re.compile(r"^(RCP|DAT|TXT|MDL|TRN|EVL|EXP|SRV|PLN|RUN|TUN|CLI|TRK)-\d{3}$")
 FAMILIES = {
     "RCP": "Recipe", "DAT": "Data", "TXT": "Text, formats, templates", "MDL": "Models", "TRN": "Training", "EVL": "Evaluation",
     "EXP": "Export", "SRV": "Serving", "PLN": "Planning", "RUN": "Runs, files, processes",
-    "TUN": "Search", "CLI": "Command line",
+    "TUN": "Search", "CLI": "Command line", "TRK": "Trackers",
 }  # fmt: skip
 
 

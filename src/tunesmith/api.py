@@ -12,7 +12,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import FileError, Findings, QuestionError, RecipeError, TunesmithError, UsageError
+from tunesmith.errors import (
+    FileError,
+    Findings,
+    GateError,
+    InterruptedRun,
+    QuestionError,
+    RecipeError,
+    StoppedError,
+    TunesmithError,
+    UsageError,
+)
 from tunesmith.recipe import Recipe, code_named, load_recipe
 from tunesmith.recipe.keys import all_keys, did_you_mean, sections
 from tunesmith.runs.run import Listener, Run, folder_of, list_runs
@@ -33,6 +43,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "qlora": ("bitsandbytes", "accelerate"),
     "tune": ("optuna",),
+    "track": ("tensorboard", "wandb", "mlflow", "sqlalchemy", "alembic", "trackio"),
 }
 
 
@@ -60,29 +71,42 @@ def run(
     from tunesmith.runner import execute
 
     spec = _recipe(recipe, overrides)
-    sinks = tuple(name for name in spec.track if not (quiet and name == "console"))
+    allowed = _allowed(spec, allow_code)
+    tracking.check(spec.track)
+    names = tuple(name for name in spec.track.to if not (quiet and name == "console"))
     begun: list[Run] = []
+    sinks: list[tracking.Sinks] = []
 
     def begin(run: Run) -> None:
         begun.append(run)
-        run.listeners.extend(tracking.open_sinks(sinks, run))
+        sinks.append(tracking.Sinks(names, run))
+        run.listeners.append(sinks[0])
 
+    end = "failed"
     try:
         outcome = execute(
             spec,
             Path(workspace),
             until=until,
-            allow_code=_allowed(spec, allow_code),
+            allow_code=allowed,
             listeners=listeners,
             on_begin=begin,
             on_stage=on_stage,
         )
-    except TunesmithError:
+        if not outcome.did_nothing or not (outcome.run.path / "report.html").exists():
+            report(outcome.run)
+        end = "done"
+    except TunesmithError as error:
+        is_stop = isinstance(error, (InterruptedRun, StoppedError))
+        end = "done" if isinstance(error, GateError) else "stopped" if is_stop else "failed"
         for run in begun:
             _report_what_there_is(run)
         raise
-    if not outcome.did_nothing or not (outcome.run.path / "report.html").exists():
-        report(outcome.run)
+    finally:
+        for opened in sinks:
+            opened.close(end)
+    if not sinks:
+        tracking.catch_up(names, outcome.run)
     return outcome
 
 
@@ -130,9 +154,11 @@ def tune(
     workspace. out: also write the best recipe there. say: takes lines of progress. `result.best` is the best trial,
     `result.files` names the page, the table and the best recipe.
     """
+    from tunesmith import tracking
     from tunesmith.tuning import search
 
     spec = _recipe(recipe, overrides)
+    tracking.check(spec.track)
     return search(
         spec,
         Path(workspace),
@@ -384,7 +410,7 @@ def _allowed(spec: Recipe, allow_code: bool) -> frozenset[str]:
         raise QuestionError(
             "CLI-005",
             f"the recipe names Python code: {', '.join(named)}",
-            where="evaluate.metrics",
+            where="evaluate.metrics, train",
             expected="your word that it may run",
             fix="read it, then add --allow-code (allow_code=True)",
         )

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CODE = re.compile(r"""["']((?:RCP|DAT|TXT|MDL|TRN|EVL|EXP|SRV|PLN|RUN|TUN|CLI)-\d{3})["']""")
+CODE = re.compile(r"""["']((?:RCP|DAT|TXT|MDL|TRN|EVL|EXP|SRV|PLN|RUN|TUN|CLI|TRK)-\d{3})["']""")
 
 
 def codes_in_source() -> Counter[str]:

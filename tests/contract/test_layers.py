@@ -30,18 +30,9 @@ LIGHT = (
     "__init__",
 )
 HEAVY = {
-    "torch",
-    "transformers",
-    "daft",
-    "peft",
-    "numpy",
-    "trl",
-    "pyarrow",
-    "tokenizers",
-    "safetensors",
-    "bitsandbytes",
-    "optuna",
-}
+    "torch", "transformers", "daft", "peft", "numpy", "trl", "pyarrow", "tokenizers", "safetensors", "bitsandbytes", "optuna",
+    "tensorboard", "wandb", "mlflow", "trackio",
+}  # fmt: skip
 DOORS = {
     "deepspeed": ("stages/train/engines/deepspeed.py",),
     "daft": ("stages/prepare/frames.py",),
@@ -49,6 +40,10 @@ DOORS = {
     "bitsandbytes": ("modeling/patches.py", "modeling/quantise.py", "stages/train/optimizer.py"),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),
     "optuna": ("tuning/study.py",),
+    "tensorboard": ("tracking/tensorboard.py",),
+    "wandb": ("tracking/wandb.py",),
+    "mlflow": ("tracking/mlflow.py",),
+    "trackio": ("tracking/trackio.py",),
 }
 
 

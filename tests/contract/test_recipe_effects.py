@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -383,7 +384,97 @@ def sinks(bench: Bench, overrides: tuple[str, ...]) -> list[str]:
     with bench.patch.context() as patch:
         patch.setattr(runner, "execute", execute)
         api.run(spec)
-    return [type(listener).__name__ for listener in run.listeners]
+    (told,) = run.listeners
+    return [type(call).__name__ for call in told.calls]  # type: ignore[attr-defined]
+
+
+def tracker(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """What a tracker's library is asked for when a run begins there; the configuration, which is the recipe, left out."""
+    from tunesmith.tracking.facts import RunFacts
+
+    spec, calls = bench.recipe(overrides), []
+    (name,) = spec.track.to
+
+    def answers(what: str, answer: Any = None) -> Callable[..., Any]:
+        def call(*told: Any, **named: Any) -> Any:
+            calls.append((what, told, {key: value for key, value in named.items() if key not in ("config", "params")}))
+            return answer
+
+        return call
+
+    made = SimpleNamespace(info=SimpleNamespace(run_id="1"), dir=str(bench.folder), url="there", starting_step=0)
+    client = SimpleNamespace(
+        get_experiment_by_name=answers("find"), create_experiment=answers("make", "7"), search_runs=answers("search", []),
+        create_run=answers("begin", made), log_batch=answers("describe"),
+    )  # fmt: skip
+    fakes = {
+        "wandb": SimpleNamespace(Settings=lambda **named: named, init=answers("begin", made)),
+        "mlflow": SimpleNamespace(MlflowClient=lambda tracking_uri: calls.append(tracking_uri) or client),
+        "mlflow.entities": SimpleNamespace(Param=lambda name, value: name),
+        "trackio": SimpleNamespace(init=answers("begin", made)),
+    }
+    facts = RunFacts("id", "key", bench.folder / "tracked", bench.folder, spec, {}, 1)
+    with bench.patch.context() as patch:
+        for module, fake in fakes.items():
+            patch.setitem(sys.modules, module, fake)
+        patch.setattr(os, "environ", dict(os.environ))  # what a tracker sets is for its own process
+        return importlib.import_module(f"tunesmith.tracking.{name}").make(spec).open(facts), calls
+
+
+def plateau(bench: Bench, overrides: tuple[str, ...]) -> list[float]:
+    """The factor of the rate after each of some validations."""
+    from tunesmith.recipe.tree import Plateau
+    from tunesmith.stages.train.schedule import PlateauState, note_plateau
+
+    schedule, state, found = bench.recipe(overrides).train.schedule, PlateauState(), []
+    assert isinstance(schedule, Plateau)
+    for loss in (1.0, 0.8, 0.9, 0.79, *[0.9] * 40):
+        state = note_plateau(state, schedule, loss, higher_is_better=False)
+        found.append(state.factor)
+    return found
+
+
+def judged(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """A training that asks for answers at its validations: their values, which step was the best, what was asked of
+    generation."""
+    from tunesmith.stages.train import validation
+
+    asked: list[Any] = []
+    generate = validation.generate_greedy
+
+    def note(model: Any, tokenizer: Any, items: Any, **named: Any) -> Any:
+        asked.append((len(items), named["max_new_tokens"], named["batch_size"]))
+        return generate(model, tokenizer, items, **named)
+
+    with bench.patch.context() as patch:
+        patch.setattr(validation, "generate_greedy", note)
+        workspace = bench.folder / "judged" / str(len(bench.known))
+        small = small_training(workspace, bench.tiny, (*WORSENING, "train.evaluate_every=3", *overrides))
+        notes = small.train().notes
+    told = {
+        event.name: event.value for event in small.run.events() if event.name.startswith(("validation", "train/best"))
+    }
+    return told, notes["best_step"], notes["steps"], asked
+
+
+def called(bench: Bench, overrides: tuple[str, ...]) -> str:
+    """Who asks to stop after a step."""
+    from tunesmith.recipe import code_named
+    from tunesmith.runner.fingerprints import allowed
+    from tunesmith.stages.train.callbacks import Callbacks, Facts
+
+    (bench.folder / "watch.py").write_text("class Watch:\n    def on_step(self, facts):\n        return 'stop'\n")
+    spec = bench.recipe(overrides)
+    code = allowed(spec, frozenset(code_named(spec)))
+    return Callbacks(spec.train.callbacks, code).tell(Facts("step", 1, 2))
+
+
+def noise(bench: Bench, overrides: tuple[str, ...]) -> bool:
+    small = small_training(
+        bench.folder / "noise" / str(len(bench.known)), bench.tiny, ("train.max_steps=8", *overrides)
+    )
+    small.train()
+    return bool(small.values("train/gradient_noise_scale"))
 
 
 def searched(bench: Bench, overrides: tuple[str, ...]) -> Any:
@@ -437,6 +528,8 @@ ALL_MODEL = ("prepare", "train", "evaluate", "export")
 LATER = ("train", "evaluate", "export")  # they load the model
 SET_APART = ("data.on_bad_row=quarantine", "data.max_bad_share=0.2")
 NINE = ("tune.trials=9",)
+WSD, PLATEAU = ("train.schedule=wsd",), ("train.schedule=plateau",)
+ANSWERS = ("train.validation={metrics: [exact_match], max_new_tokens: 3}",)
 SGD = ("train.optimizer=sgd",)
 FSDP = ("train.engine.type=fsdp",)
 DEEPSPEED = ("train.engine.type=deepspeed",)
@@ -491,6 +584,20 @@ EFFECTS: dict[str, Effect] = {
     "train.schedule.type": Effect(rates),
     "train.schedule.warmup": Effect(rates),
     "train.schedule.final": Effect(rates),
+    "train.schedule.decay": Effect(rates, WSD),
+    "train.schedule.shape": Effect(rates, WSD),
+    "train.schedule.timescale": Effect(rates, ("train.schedule=inverse_sqrt",)),
+    "train.schedule.factor": Effect(plateau, PLATEAU),
+    "train.schedule.patience": Effect(plateau, PLATEAU),
+    "train.schedule.min_gain": Effect(plateau, PLATEAU),
+    "train.schedule.cooldown": Effect(plateau, PLATEAU),
+    "train.validation.metrics": Effect(judged),
+    "train.validation.max_items": Effect(judged, ANSWERS),
+    "train.validation.max_new_tokens": Effect(judged, ANSWERS),
+    "train.validation.batch_size": Effect(judged, ANSWERS),
+    "train.best_metric": Effect(judged),
+    "train.callbacks": Effect(called),
+    "train.gradient_noise": Effect(noise),
     "train.optimizer.type": Effect(optimizer),
     "train.optimizer.beta1": Effect(optimizer),
     "train.optimizer.beta2": Effect(optimizer),
@@ -505,6 +612,9 @@ EFFECTS: dict[str, Effect] = {
     "train.keep_checkpoints": Effect(training, ("train.keep_checkpoints=3",)),
     "train.keep": Effect(worsening),
     "train.early_stopping": Effect(worsening),
+    "train.early_stopping.metric": Effect(
+        judged, ("train.evaluate_every=1", "train.early_stopping={patience: 1, min_delta: 0.5}")
+    ),
     "train.early_stopping.patience": Effect(worsening, STOPPING),
     "train.early_stopping.min_delta": Effect(worsening, STOPPING),
     "train.processes": Effect(launched),
@@ -534,7 +644,6 @@ EFFECTS: dict[str, Effect] = {
     "serve.max_body_bytes": Effect(endpoint),
     "serve.queue": Effect(endpoint),
     "serve.parity_items": Effect(proof),
-    "track": Effect(sinks, reruns=()),
     "accept_unusual": Effect(plan, ("train.learning_rate=0.5",), reruns=()),
     "tune.space": Effect(searched, NINE, other={"train.epochs": {"low": 1, "high": 3}}),
     "tune.metric": Effect(searched, NINE),
@@ -545,6 +654,17 @@ EFFECTS: dict[str, Effect] = {
     "tune.sampler": Effect(searched, NINE),
     "tune.keep": Effect(searched, NINE),
     "tune.seed": Effect(searched, NINE),
+    "track.to": Effect(sinks, reruns=()),
+    "track.tensorboard.folder": Effect(tracker, ("track=tensorboard",), reruns=()),
+    **{
+        f"track.{name}.{key}": Effect(tracker, (f"track={name}",), reruns=())
+        for name, keys in (
+            ("wandb", ("project", "entity", "name", "tags", "mode", "url")),
+            ("mlflow", ("uri", "experiment", "name", "tags")),
+            ("trackio", ("project", "name")),
+        )
+        for key in keys
+    },
 }
 
 

@@ -30,6 +30,8 @@ GOOD = [
     "data: {sources: {path: a.jsonl}, filters: {quality: null, length: {min_characters: 1}}}\nadapter: {rank: 4}\n",
     LEAST + "train: {schedule: linear, optimizer: {type: sgd, momentum: 0.9}, micro_batch: 4, max_steps: null}\n",
     LEAST + "train: {optimizer: {beta1: 0.8}, early_stopping: {patience: 1}, threads: auto, learning_rate: 1e-4}\n",
+    LEAST + "track: wandb\ntrain: {schedule: {type: wsd, decay: 100, warmup: 0.1}, callbacks: ['a.py:A']}\n",
+    LEAST + "track: {wandb: {mode: offline, tags: [a]}, mlflow: {}}\n",
     LEAST + "seed: 3\nname: mine\ntrack: [console]\nexport: {merged: false}\ngate: {require: none}\n",
 ]
 BAD = [
@@ -50,6 +52,8 @@ BAD = [
     LEAST + "train: {schedule: {type: cosin}}\n",
     LEAST + "serve: {port: 99999}\n",
     LEAST + "track: [console, smoke]\n",
+    LEAST + "track: {wandb: {mode: sometimes}}\n",
+    LEAST + "train: {schedule: {type: cosine, decay: 0.1}}\n",
     LEAST + "train: 3\n",
     "data: {sources: rows.jsonl, on_bad_row: no}\n",
     "data: {sources: rows.jsonl, filters: {length: {min: 3}}}\n",

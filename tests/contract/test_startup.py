@@ -12,7 +12,19 @@ import pytest
 from tunesmith.cli import VERBS
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "daft", "peft", "numpy", "tokenizers", "pyarrow", "openai", "fastapi")
+HEAVY = (
+    "torch",
+    "transformers",
+    "daft",
+    "peft",
+    "numpy",
+    "tokenizers",
+    "pyarrow",
+    "openai",
+    "fastapi",
+    "wandb",
+    "mlflow",
+)
 PROGRAM = """
 import sys
 from tunesmith.cli import main

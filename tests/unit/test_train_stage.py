@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from small_training import LORA, WORSENING, small_training
 
 from tunesmith.errors import DataError, ModelError, StoppedError, TrialPruned
-from tunesmith.recipe.tree import EarlyStopping
+from tunesmith.recipe.tree import EarlyStopping, Train
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.events import Event
 from tunesmith.stages.train.checkpoint import TrainState
@@ -82,10 +82,11 @@ def test_patience_counts_validations_without_a_real_gain(
     losses: list[float], patience: int, min_delta: float, stops_at: int | None, best: int | None
 ) -> None:
     state, stopped = TrainState(), None
+    train = Train(early_stopping=EarlyStopping(patience=patience, min_delta=min_delta))
     for step, loss in enumerate(losses, 1):
         state.step = step
-        note_validation(state, loss, EarlyStopping(patience=patience, min_delta=min_delta))
-        if state.stopped_early:
+        note_validation(state, {"loss": loss}, train)
+        if state.stopped_by:
             stopped = step
             break
     assert (stopped, state.best_step) == (stops_at, best)

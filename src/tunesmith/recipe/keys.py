@@ -55,7 +55,11 @@ ELSEWHERE = {
     "bnb_4bit_use_double_quant": "model.quantisation.double_quantisation",
     "bnb_4bit_compute_dtype": "model.precision",
     "optim": "train.optimizer",
-    "report_to": "track",
+    "report_to": "track.to",
+    "wandb_project": "track.wandb.project",
+    "warmup_steps": "train.schedule.warmup",
+    "metric_for_best_model": "train.best_metric",
+    "early_stopping_patience": "train.early_stopping.patience",
 }
 
 

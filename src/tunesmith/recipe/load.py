@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tunesmith.errors import FileError, Problem, RecipeError, UsageError
 from tunesmith.recipe import space
 from tunesmith.recipe.keys import all_keys, did_you_mean, sections, typed_sections, variants_of
-from tunesmith.recipe.tree import DeepSpeed, Lora, Recipe, Tune
+from tunesmith.recipe.tree import ANSWER_METRICS, DeepSpeed, Lora, Recipe, Track, Train, Tune
 
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 100
@@ -192,7 +192,16 @@ def difference(old: Recipe, new: Recipe) -> dict[str, list[Any]]:
 
 def code_named(recipe: Recipe) -> list[str]:
     """Python code that the recipe names, as "file.py:function"; it runs only with --allow-code."""
-    return [metric for metric in recipe.evaluate.metrics if ".py:" in metric]
+    named = [*recipe.evaluate.metrics, *training_code(recipe)]
+    return list(dict.fromkeys(name for name in named if ".py:" in name))
+
+
+def training_code(recipe: Recipe) -> list[str]:
+    """The part of it that training runs: callbacks, and metrics that it measures itself."""
+    train = recipe.train
+    named = [*train.callbacks, *train.validation.metrics, train.best_metric]
+    named += [train.early_stopping.metric] if train.early_stopping else []
+    return list(dict.fromkeys(name for name in named if ".py:" in name))
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -261,6 +270,8 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
             child = _section(".".join(parts[:depth]), child, following)
         elif isinstance(child, dict) and following.isdigit() and part == "sources":
             child = [child]
+        elif isinstance(child, list) and part == "track":
+            child = _spell_out_track(child)
         _put(node, part, child, key)
         node = child
     _put(node, parts[-1], value, key)
@@ -290,6 +301,8 @@ def _put(node: Any, part: str, value: Any, key: str) -> None:
 
 def _section(path: str, written: Any, following: str) -> Any:
     """What a key below `path` is put into, when something short stands there or nothing."""
+    if path == "track" and isinstance(written, str):
+        return _spell_out_track(written)
     if path == "data.sources":
         sources = [] if written is None else [written]
         return sources if following.isdigit() else {}
@@ -313,7 +326,19 @@ def _spell_out(content: dict[str, Any]) -> dict[str, Any]:
     tune = content.get("tune")
     if isinstance(tune, dict) and "space" in tune:
         content["tune"] = {**tune, "space": space.flatten(tune["space"])}
+    if "track" in content:
+        content["track"] = _spell_out_track(content["track"])
     return content
+
+
+def _spell_out_track(track: Any) -> Any:
+    """`wandb` and `[console, wandb]` are {to: [...]}; a tracker whose section is written is one that is wanted."""
+    if isinstance(track, (str, list)):
+        return {"to": [track] if isinstance(track, str) else track}
+    if isinstance(track, dict) and "to" not in track:
+        named = [name for name, settings in track.items() if isinstance(settings, dict)]
+        return {"to": [*Track().to, *(name for name in named if name in Track.model_fields)], **track}
+    return track
 
 
 def _spell_out_type(node: dict[str, Any], parts: list[str], default: str | None) -> None:
@@ -514,6 +539,61 @@ def _contradictions(recipe: Recipe) -> Iterable[Problem]:
             f"evaluate.metrics: [{', '.join([*recipe.evaluate.metrics, metric])}]",
         )
     yield from space.problems(recipe, _attempt)
+    yield from _tracking_contradictions(recipe.track)
+    yield from _unknown_training_metrics(recipe.train)
+
+
+def _tracking_contradictions(track: Track) -> Iterable[Problem]:
+    for name in ("tensorboard", "wandb", "mlflow", "trackio"):
+        if name not in track.to and getattr(track, name) != Track.model_fields[name].get_default(
+            call_default_factory=True
+        ):
+            yield Problem(
+                "RCP-051",
+                f"track.{name}",
+                f"has settings, and {name} is not in track.to",
+                "settings of a tracker that is used",
+                f"track.to: [{', '.join([*track.to, name])}], or remove track.{name}",
+            )
+    for key, url in (("track.wandb.url", track.wandb.url), ("track.mlflow.uri", track.mlflow.uri)):
+        if (
+            url and "@" in url.partition("://")[2].partition("/")[0]
+        ):  # the recipe is stored with the run; a secret is not
+            yield Problem(
+                "RCP-052",
+                key,
+                f"{re.sub(r'//[^/]*@', '//***@', url)} holds a name or a password",
+                "an address without them",
+                "put them into the environment: WANDB_API_KEY; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI",
+            )
+    uri = track.mlflow.uri
+    if uri and (("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:")):
+        yield Problem(
+            "RCP-053",
+            "track.mlflow.uri",
+            f"is {uri!r}: MLflow no longer writes plain folders",
+            "http(s)://..., sqlite:///file.db or another database",
+            "track.mlflow.uri: sqlite:///mlflow.db",
+        )
+
+
+def _unknown_training_metrics(train: Train) -> Iterable[Problem]:
+    """Said here, because a name that is off would else be noticed at the first validation."""
+    stopping = train.early_stopping
+    named = [("train.best_metric", train.best_metric)]
+    named += [("train.early_stopping.metric", stopping.metric)] if stopping and stopping.metric != "auto" else []
+    named += [(f"train.validation.metrics.{place}", name) for place, name in enumerate(train.validation.metrics)]
+    for key, name in named:
+        known = ANSWER_METRICS if key.startswith("train.validation") else ("loss", "perplexity", *ANSWER_METRICS)
+        if name not in known and ".py:" not in name:
+            near = difflib.get_close_matches(name, known, n=1)
+            yield Problem(
+                "RCP-054",
+                key,
+                f"there is no metric {name!r}",
+                f"{', '.join(known)}, or path/to/file.py:function",
+                f"did you mean {near[0]}?" if near else f"{key}: {known[0]}",
+            )
 
 
 # ----------------------------------------------------------------------------------------------------------- paths
@@ -532,9 +612,22 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     engine = content["train"]["engine"]
     if engine.get("config"):
         engine["config"] = str(folder / Path(engine["config"]).expanduser())
-    content["evaluate"]["metrics"] = [
-        str(folder / metric) if ".py:" in metric else metric for metric in content["evaluate"]["metrics"]
-    ]
+    train = content["train"]
+    for section, name in (
+        (content["evaluate"], "metrics"),
+        (train["validation"], "metrics"),
+        (train, "callbacks"),
+        (train, "best_metric"),
+        (train["early_stopping"] or {}, "metric"),
+    ):
+        if name in section:
+            section[name] = _absolute_code(section[name], folder)
+    uri = content["track"]["mlflow"]["uri"]
+    if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        content["track"]["mlflow"]["uri"] = f"sqlite:///{folder / uri.removeprefix('sqlite:///')}"
+    events = content["track"]["tensorboard"]["folder"]
+    if events:
+        content["track"]["tensorboard"]["folder"] = str(folder / Path(events).expanduser())
     if ".py:" in content["gate"]["metric"]:
         content["gate"]["metric"] = str(folder / content["gate"]["metric"])
     for key, dimension in content["tune"]["space"].items():
@@ -545,7 +638,7 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute_choice(content: dict[str, Any], key: str, value: Any, folder: Path) -> Any:
     """A value that a search may put in, with its paths as they would be had they been written in its place."""
-    if not key.startswith(("model", "data.sources", "evaluate.metrics")):
+    if not key.startswith(("model", "data.sources", "evaluate.metrics", "train.callbacks", "train.best_metric")):
         return value
     tried = {**copy.deepcopy(content), "tune": {"space": {}}}
     _set(tried, key, value)
@@ -553,6 +646,12 @@ def _absolute_choice(content: dict[str, Any], key: str, value: Any, folder: Path
     for part in key.split("."):
         node = node[int(part)] if isinstance(node, list) else node[part]
     return node
+
+
+def _absolute_code(named: Any, folder: Path) -> Any:
+    if isinstance(named, str):
+        return str(folder / named) if ".py:" in named else named
+    return [_absolute_code(name, folder) for name in named]
 
 
 def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -28,6 +28,7 @@ def schema() -> dict[str, Any]:
             properties[name] = _typed(properties[name], list(variants_of(path)), default)
     data = tree["properties"]["data"]["properties"]
     data["sources"] = _sources(data["sources"])
+    tree["properties"]["track"] = _track(tree["properties"]["track"])
     head = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "tunesmith recipe",
@@ -108,3 +109,10 @@ def _sources(node: dict[str, Any]) -> dict[str, Any]:
     """One path, one source, or a list of either."""
     one = {"anyOf": [{"type": "string"}, node["items"]]}
     return {"description": node["description"], "anyOf": [*one["anyOf"], {**node, "items": one}]}
+
+
+def _track(node: dict[str, Any]) -> dict[str, Any]:
+    """One name, a list of names, or the section with settings."""
+    name = node["properties"]["to"]["items"]
+    section = {key: value for key, value in node.items() if key not in PASSED_ON}
+    return {"description": node["description"], "anyOf": [name, {"type": "array", "items": name}, section]}

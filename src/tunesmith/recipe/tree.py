@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+# Metrics of generated answers; a test compares this with scoring.metrics, which this light package may not import.
+ANSWER_METRICS = ("exact_match", "token_f1", "rouge_l", "json_validity")
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -356,22 +358,24 @@ class Sgd(Section):
 Optimizer = AdamW | AdamW8bit | PagedAdamW8bit | Lion | Lion8bit | Adafactor | Sgd
 
 
-class Schedule(Section):
-    type: Literal["cosine", "linear", "constant"] = key(
-        "cosine", "Shape after the warm-up.", owner="stages.train.schedule", other="linear"
-    )
-    warmup: float = key(
+# A number up to 1 is a share of the steps, from 2 on a number of steps: one key, and no question which of two counts.
+ShareOrSteps = Annotated[float, Field(ge=0, le=1)] | Annotated[int, Field(ge=2)]
+
+
+def _warmup() -> Any:
+    return key(
         0.05,
-        "Share of the steps with a rising rate.",
+        "Steps with a rising rate: up to 1 a share of all steps, from 2 on a number of steps.",
         owner="stages.train.schedule",
-        unit="share",
+        unit="share or steps",
         other=0.2,
-        ge=0,
-        le=1,
     )
-    final: float = key(
+
+
+def _final() -> Any:
+    return key(
         0.0,
-        "Rate at the end as a share of the peak.",
+        "Rate at the end as a share of the peak; of plateau: the lowest one.",
         owner="stages.train.schedule",
         unit="share",
         other=0.1,
@@ -380,7 +384,126 @@ class Schedule(Section):
     )
 
 
+class Cosine(Section):
+    type: Literal["cosine"] = "cosine"
+    warmup: ShareOrSteps = _warmup()
+    final: float = _final()
+
+
+class Linear(Section):
+    type: Literal["linear"] = "linear"
+    warmup: ShareOrSteps = _warmup()
+    final: float = _final()
+
+
+class Constant(Section):
+    type: Literal["constant"] = "constant"
+    warmup: ShareOrSteps = _warmup()
+
+
+class Wsd(Section):
+    """Warm-up, stable, decay: the peak rate until the last part, so that a longer run can begin before it."""
+
+    type: Literal["wsd"] = "wsd"
+    warmup: ShareOrSteps = _warmup()
+    decay: ShareOrSteps = key(
+        0.2,
+        "Last steps, over which the rate falls: up to 1 a share of all steps, from 2 on a number of steps.",
+        owner="stages.train.schedule",
+        unit="share or steps",
+        other=0.5,
+    )
+    shape: Literal["linear", "cosine", "1-sqrt"] = key(
+        "linear", "How it falls.", owner="stages.train.schedule", other="1-sqrt"
+    )
+    final: float = _final()
+
+
+class InverseSqrt(Section):
+    type: Literal["inverse_sqrt"] = "inverse_sqrt"
+    warmup: ShareOrSteps = _warmup()
+    timescale: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
+        "auto",
+        "Steps after which the rate has fallen to 71 %; auto: as many as the warm-up has, 10,000 without one.",
+        owner="stages.train.schedule",
+        unit="steps",
+        other=3,
+    )
+
+
+class Plateau(Section):
+    """The peak rate until train.best_metric no longer gets better, then less of it."""
+
+    type: Literal["plateau"] = "plateau"
+    warmup: ShareOrSteps = _warmup()
+    factor: float = key(
+        0.5, "What the rate is multiplied by.", owner="stages.train.schedule", unit="share", other=0.1, gt=0, lt=1
+    )
+    patience: int = key(
+        2,
+        "Validations without a gain before it falls.",
+        owner="stages.train.schedule",
+        unit="evaluations",
+        other=0,
+        ge=0,
+    )
+    min_gain: float = key(
+        1e-4,
+        "A gain counts when it is larger than this share of the best value.",
+        owner="stages.train.schedule",
+        unit="share",
+        other=0.5,
+        ge=0,
+        lt=1,
+    )
+    cooldown: int = key(
+        0,
+        "Validations after a fall that are not counted.",
+        owner="stages.train.schedule",
+        unit="evaluations",
+        other=1,
+        ge=0,
+    )
+    final: float = _final()
+
+
+Schedule = Annotated[
+    Cosine | Linear | Constant | Wsd | InverseSqrt | Plateau,
+    Field(discriminator="type"),
+]
+
+
+class Validation(Section):
+    """What is measured at each validation besides loss and perplexity, which are always told."""
+
+    metrics: tuple[str, ...] = key(
+        (),
+        "Metrics of generated answers to tell: exact_match, token_f1, rouge_l, json_validity, or path/to/file.py:function; "
+        "those that train.best_metric and train.early_stopping.metric name come by themselves.",
+        owner="stages.train.validation",
+        other=("exact_match",),
+    )
+    max_items: int = key(
+        64,
+        "Validation items that are answered for such a metric (first by hash order).",
+        owner="stages.train.validation",
+        unit="items",
+        other=2,
+        ge=1,
+    )
+    max_new_tokens: int = key(64, "Longest such answer.", owner="stages.train.validation", unit="tokens", other=4, ge=1)
+    batch_size: int = key(
+        16, "Prompts answered together.", owner="stages.train.validation", unit="prompts", other=4, ge=1
+    )
+
+
 class EarlyStopping(Section):
+    metric: str = key(
+        "auto",
+        "What has to get better: loss, perplexity, or a metric as in train.validation.metrics; auto takes train.best_metric.",
+        owner="stages.train.guards",
+        other="perplexity",
+    )
     patience: int = key(
         3,
         "Evaluations without improvement before training stops.",
@@ -390,7 +513,7 @@ class EarlyStopping(Section):
         ge=1,
     )
     min_delta: float = key(
-        0.0, "An improvement smaller than this does not count.", owner="stages.train.guards", other=0.5, ge=0
+        0.0, "A gain not larger than this does not count.", owner="stages.train.guards", other=0.5, ge=0
     )
 
 
@@ -488,7 +611,7 @@ class Train(Section):
         other="off",
     )
     learning_rate: float = key(2e-4, "Peak learning rate.", owner="stages.train.optimizer", other=1e-3, gt=0)
-    schedule: Schedule = key(Schedule, "How the rate moves.", owner="stages.train.schedule")
+    schedule: Schedule = key(Cosine, "How the rate moves.", owner="stages.train.schedule")
     optimizer: Annotated[Optimizer, Field(discriminator="type")] = key(
         AdamW, "The update rule.", owner="stages.train.optimizer"
     )
@@ -524,14 +647,34 @@ class Train(Section):
         other=1,
         ge=1,
     )
+    validation: Validation = key(Validation, "What a validation measures.", owner="stages.train.validation")
     keep: Literal["best", "last"] = key(
         "best",
-        "Which weights become the result: lowest validation loss, or the last.",
+        "Which weights become the result: the best by train.best_metric, or the last.",
         owner="stages.train.run",
         other="last",
     )
+    best_metric: str = key(
+        "loss",
+        "What makes weights the best: loss or perplexity (lower), or a metric of generated answers (higher): exact_match, "
+        "token_f1, rouge_l, json_validity, path/to/file.py:function.",
+        owner="stages.train.guards",
+        other="perplexity",
+    )
     early_stopping: EarlyStopping | None = key(
         None, "Stop when validation no longer improves.", owner="stages.train.guards", other={"patience": 1}
+    )
+    callbacks: tuple[str, ...] = key(
+        (),
+        "Your own code between two steps, as path/to/file.py:function_or_class (needs --allow-code); it may watch and stop.",
+        owner="stages.train.callbacks",
+        other=("watch.py:Watch",),
+    )
+    gradient_noise: Literal["off", "on"] = key(
+        "off",
+        "Tell the gradient noise scale of steps with at least two micro-batches; holds the gradients once more.",
+        owner="stages.train.noise",
+        other="on",
     )
     processes: int = key(
         1, "Training processes on this machine (torchrun).", owner="launch", unit="processes", other=2, ge=1
@@ -654,6 +797,79 @@ class Serve(Section):
     )
 
 
+# --------------------------------------------------------------------------------------------------------- trackers
+
+
+class TensorBoard(Section):
+    folder: str | None = key(
+        None,
+        "Folder of the event files; null: tensorboard/ in the run's folder.",
+        owner="tracking.tensorboard",
+        other="./events",
+    )
+
+
+def _tracker_name(owner: str) -> Any:
+    return key(None, "Name of the run there; null: the run's id.", owner=owner, other="first try")
+
+
+def _tracker_tags(owner: str) -> Any:
+    return key((), "Tags of the run there.", owner=owner, other=("baseline",))
+
+
+class Wandb(Section):
+    project: str = key("tunesmith", "Project the run goes into.", owner="tracking.wandb", other="support")
+    entity: str | None = key(
+        None, "User or team that owns the project; null: that of the API key.", owner="tracking.wandb", other="team"
+    )
+    name: str | None = _tracker_name("tracking.wandb")
+    tags: tuple[str, ...] = _tracker_tags("tracking.wandb")
+    mode: Literal["online", "offline"] = key(
+        "online",
+        "online needs WANDB_API_KEY; offline writes files in the run's folder for `wandb sync`.",
+        owner="tracking.wandb",
+        other="offline",
+    )
+    url: str | None = key(
+        None,
+        "Server; null: WANDB_BASE_URL, else api.wandb.ai.",
+        owner="tracking.wandb",
+        other="http://127.0.0.1:8080",
+    )
+
+
+class Mlflow(Section):
+    uri: str | None = key(
+        None,
+        "Tracking server or database; null: MLFLOW_TRACKING_URI, else mlflow.db in the workspace.",
+        owner="tracking.mlflow",
+        other="http://127.0.0.1:5000",
+    )
+    experiment: str = key("tunesmith", "Experiment the run goes into.", owner="tracking.mlflow", other="support")
+    name: str | None = _tracker_name("tracking.mlflow")
+    tags: tuple[str, ...] = _tracker_tags("tracking.mlflow")
+
+
+class Trackio(Section):
+    project: str = key("tunesmith", "Project the run goes into.", owner="tracking.trackio", other="support")
+    name: str | None = _tracker_name("tracking.trackio")
+
+
+class Track(Section):
+    """`track: [console, wandb]` is `{to: [console, wandb]}`; a tracker whose section is written needs no place in `to`."""
+
+    to: tuple[Literal["console", "files", "tensorboard", "wandb", "mlflow", "trackio"], ...] = key(
+        ("console", "files"),
+        "console: lines while it works; files: metrics.csv beside the report; the others: that tracker.",
+        owner="tracking",
+        other=(),
+    )
+    tensorboard: TensorBoard = key(TensorBoard, "TensorBoard event files.", owner="tracking.tensorboard")
+    wandb: Wandb = key(Wandb, "Weights & Biases.", owner="tracking.wandb")
+    mlflow: Mlflow = key(Mlflow, "MLflow.", owner="tracking.mlflow")
+    trackio: Trackio = key(Trackio, "Trackio, on this machine.", owner="tracking.trackio")
+
+
 # ---------------------------------------------------------------------------------------------------------- search
 
 
@@ -741,12 +957,7 @@ class Recipe(Section):
     gate: Gate = key(Gate, "What a model must show before it is exported or served.", owner="stages.evaluate.gate")
     export: Export = key(Export, "What is written for use elsewhere.", owner="stages.export")
     serve: Serve = key(Serve, "The endpoint.", owner="stages.serve")
-    track: tuple[Literal["console", "files"], ...] = key(
-        ("console", "files"),
-        "Where events go besides events.jsonl: console lines, metrics.csv beside the report.",
-        owner="tracking",
-        other=(),
-    )
+    track: Track = key(Track, "Where events go besides events.jsonl.", owner="tracking")
 
     accept_unusual: tuple[RANGED_KEYS, ...] = key(
         (),

@@ -13,7 +13,13 @@ from tunesmith.runs.store import Artifact
 
 STAGES = ("prepare", "train", "evaluate", "export", "serve")
 ENDS = ("stage/failed", "stage/held", "stage/stopped", "stage/pruned", "run/finished")
-CURVES = ("train/loss", "validation/loss", "train/learning_rate", "train/tokens_per_second")
+CURVES = (
+    "train/loss",
+    "validation/loss",
+    "train/learning_rate",
+    "train/tokens_per_second",
+    "train/gradient_noise_scale",
+)
 SHOWN_EXAMPLES = 6
 MAX_POINTS = 400  # of a curve; more are put together, else a long run's page would weigh megabytes
 NOTES = {

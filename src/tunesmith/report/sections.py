@@ -286,6 +286,7 @@ def training(facts: dict[str, Any]) -> str:
         charts.lines(losses, "step", "loss in nats per token", log=True),
         charts.lines({"learning rate": found.get("train/learning_rate", [])}, "step", "learning rate"),
         charts.lines({"tokens per second": found.get("train/tokens_per_second", [])}, "step", "tokens per second"),
+        charts.lines({"noise scale": found.get("train/gradient_noise_scale", [])}, "step", "examples", log=True),
     ]
     if not any(drawn):
         return ""
@@ -296,7 +297,10 @@ def _training_facts(notes: dict[str, Any] | None) -> str:
     if not notes:
         return ""
     told = [f"{notes['steps']:,} steps", f"{format_count(notes['tokens'])} tokens"]
-    if isinstance(notes.get("best_loss"), (int, float)):
+    judged = notes.get("best_metric", "loss")
+    if judged != "loss" and isinstance(notes.get("best_value"), (int, float)):
+        told.append(f"best validation {judged} {notes['best_value']:.4g} at step {notes['best_step']:,}")
+    elif isinstance(notes.get("best_loss"), (int, float)):
         told.append(f"lowest validation loss {notes['best_loss']:.4g} at step {notes['best_step']:,}")
     told.append(f"the weights of step {notes['result_step']:,} became the result")
     told += [f"{notes['precision']}, {notes['attention']} attention", f"{notes['micro_batch']} longest rows at once"]

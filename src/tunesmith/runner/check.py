@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith import hub
+from tunesmith import hub, tracking
 from tunesmith.errors import Findings
 from tunesmith.recipe import Lora, code_named
 from tunesmith.runner import fingerprints, planning
@@ -50,6 +50,8 @@ def _check_words(spec: Recipe, found: Findings) -> None:
     for stage in load_stages(STAGES, "serve"):
         with found.gathering():
             stage.check(spec)
+    with found.gathering():
+        tracking.check(spec.track)
     try:
         check_switches(spec, load_stages(STAGES, "serve"))
     except Exception as error:

@@ -88,20 +88,23 @@ def read_events(path: Path) -> list[Event]:
 
 
 class Tail:
-    """New events of a file that another process writes, from the moment this is made."""
+    """New events of a file that another process writes, from the moment this is made, or from its beginning.
 
-    def __init__(self, path: Path) -> None:
+    position: bytes read so far.
+    """
+
+    def __init__(self, path: Path, *, from_start: bool = False) -> None:
         self.path = Path(path)
-        self._position = self.path.stat().st_size if self.path.exists() else 0
+        self.position = self.path.stat().st_size if self.path.exists() and not from_start else 0
 
     def read(self) -> list[Event]:
         """The events written since the last call; a line that is still being written waits for the next one."""
         try:
             with self.path.open("rb") as file:
-                file.seek(self._position)
+                file.seek(self.position)
                 data = file.read()
         except FileNotFoundError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
-        self._position += len(whole)
+        self.position += len(whole)
         return [event for line in whole.split(b"\n") if line and (event := Event.from_line(line)) is not None]

@@ -211,6 +211,16 @@ class Run:
         durable.append_line(self.path / "events.jsonl", event.to_line())
         self.tell(event)
 
+    def record_step(self, stage: str, step: int, values: Mapping[str, tuple[Any, str]]) -> None:
+        """As `record` for several values of one step, {name: (value, unit)}: one write for all of them."""
+        if not self.is_writer or not values:
+            return
+        now = time.time()
+        events = [Event(now, self.attempt, stage, step, name, *told) for name, told in values.items()]
+        durable.append_line(self.path / "events.jsonl", "\n".join(event.to_line() for event in events))
+        for event in events:
+            self.tell(event)
+
     def tell(self, event: Event) -> None:
         """Hands an event that is written already to the listeners."""
         for listener in list(self.listeners):

@@ -1,5 +1,6 @@
-"""Where events go besides events.jsonl: lines for the person who waits, a table for a spreadsheet. Light."""
+"""Where events go besides events.jsonl: lines for the person who waits, a table for a spreadsheet, trackers. Light."""
 
-from tunesmith.tracking.sinks import open_sinks
+from tunesmith.tracking.preflight import check
+from tunesmith.tracking.sinks import Sinks, catch_up
 
-__all__ = ["open_sinks"]
+__all__ = ["Sinks", "catch_up", "check"]

@@ -1,93 +1,101 @@
-"""Event sinks: a sink is called with each event. One that fails is left out and never stops a run."""
+"""Where events go besides events.jsonl. A sink is called with each event; one that fails is left out, the run goes on."""
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Protocol
 
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import Run
-from tunesmith.units import format_bytes, format_count, format_seconds
+from tunesmith.tracking.console import Console
+from tunesmith.tracking.feeder import Feeder
+from tunesmith.tracking.files import MetricsFile
+from tunesmith.tracking.preflight import TRACKERS
+from tunesmith.tracking.state import TrackerState
 
-Sink = Callable[[Event], None]
-UNUSUAL = "plan/unusual"
-NOTES = ("train/note",)
-SHOWN = {
-    "prepare/rows_read": "rows read",
-    "prepare/rows_encoded": "rows encoded",
-    "evaluate/base_answers": "base answers",
-    "evaluate/tuned_answers": "tuned answers",
-    "serve/answers": "served answers",
-}
+DRAIN_S = 30.0  # how long trackers may take at the end of a command; waiting is for them only, all else is done
+HURRIED_DRAIN_S = 8.0  # after Ctrl-C or SIGTERM: somebody waits
 
 
-def open_sinks(names: tuple[str, ...], run: Run) -> list[Sink]:
-    """The sinks a recipe asks for by `track`."""
-    makers: dict[str, Callable[[], Sink]] = {"console": Console, "files": lambda: MetricsFile(run.path / "metrics.csv")}
-    return [makers[name]() for name in names]
+class Sink(Protocol):
+    """It must not wait for anything but this machine's disk: what may is a Feeder."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def close(self, end: str) -> None:
+        """The command has ended: done, failed or stopped."""
 
 
-class Console:
-    """Progress on standard error: one line that is rewritten on a terminal, a line every few seconds elsewhere."""
+class Sinks:
+    """All sinks of a command, as one listener of its Run. names: those of the recipe's track.to that are wanted."""
 
-    def __init__(self, every_s: float = 5.0) -> None:
-        self.is_terminal = sys.stderr.isatty()
-        self.every_s = 0.2 if self.is_terminal else every_s
-        self.last = 0.0
-        self.loss = ""
-        self.steps = 0
-        self.started = time.monotonic()
+    def __init__(self, names: Sequence[str], run: Run, attempt: int | None = None) -> None:
+        self.names, self.run = names, run
+        self.calls: list[Sink | Feeder] = []
+        self.sinks: list[Sink] = []
+        self.feeders: list[Feeder] = []
+        for name in names:
+            try:
+                self._open(name, attempt or run.attempt)
+            except OSError as error:
+                self._say_left_out(name, error)
 
-    def __call__(self, event: Event) -> None:
-        if event.name in NOTES or event.name == UNUSUAL:  # said once and worth keeping: not rewritten, not left out
-            head = "warning:" if event.name == UNUSUAL else f"{event.stage:<7}"
-            sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {head} {event.value}\n")
-            sys.stderr.flush()
-            return
-        line = self._line(event)
-        if line is None or (time.monotonic() - self.last < self.every_s and event.name != "validation/perplexity"):
-            return
-        self.last = time.monotonic()
-        if self.is_terminal:
-            sys.stderr.write(f"\r\x1b[2K  {line}")
+    def _open(self, name: str, attempt: int) -> None:
+        if name in TRACKERS:
+            self.feeders.append(Feeder(name, self.run, attempt))
+            self.calls.append(self.feeders[-1])
         else:
-            sys.stderr.write(f"  {line}\n")
-        sys.stderr.flush()
-
-    def _line(self, event: Event) -> str | None:
-        if event.name == "train/steps":
-            self.steps, self.started = int(event.value), time.monotonic()
-        if event.name == "train/loss":
-            self.loss = f"{event.value:.4f}"
-        if event.name == "train/tokens_per_second" and event.step:
-            left = (time.monotonic() - self.started) / event.step * (self.steps - event.step)
-            return f"train   step {event.step}/{self.steps}  loss {self.loss}  {format_count(event.value)} tokens/s  about {format_seconds(left)} left"
-        if event.name == "validation/perplexity":
-            return f"train   step {event.step}/{self.steps}  loss {self.loss}  validation perplexity {event.value:.3f}"
-        if event.name in SHOWN:
-            return f"{event.stage:<7} {format_count(event.value)} {SHOWN[event.name]}"
-        if event.name == "run/base_model_bytes":
-            return f"model   {format_bytes(event.value['done'])} of {format_bytes(event.value['total'])} fetched"
-        if event.name == "serve/phase":
-            return f"{event.stage:<7} {event.value}"
-        return None
-
-
-class MetricsFile:
-    """metrics.csv beside the report: step, name, value, unit of every numeric event of a training step."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+            self.sinks.append(Console() if name == "console" else MetricsFile(self.run.path))
+            self.calls.append(self.sinks[-1])
 
     def __call__(self, event: Event) -> None:
-        if event.step is None or not isinstance(event.value, (int, float)):
+        for call in list(self.calls):
+            try:
+                call(event)
+            except Exception as error:  # a tracker that is down must not cost the run
+                self.calls.remove(call)
+                self._say_left_out(call, error)
+
+    def close(self, end: str) -> None:
+        """end: done, failed or stopped. Waits for the trackers, with a limit; raises nothing but KeyboardInterrupt."""
+        limit = HURRIED_DRAIN_S if end == "stopped" else DRAIN_S
+        deadline = time.monotonic() + limit
+        try:
+            for feeder in self.feeders:
+                feeder.ask_to_end(end, limit)
+            for sink in self.sinks:
+                if sink in self.calls:
+                    self._close(sink, end)
+            for feeder in self.feeders:
+                feeder.wait(deadline)
+        finally:  # a second Ctrl-C
+            for feeder in self.feeders:
+                feeder.kill()
+        self._say_where()
+
+    def _close(self, sink: Sink, end: str) -> None:
+        try:
+            sink.close(end)
+        except Exception as error:
+            self._say_left_out(sink, error)
+
+    def _say_left_out(self, what: object, error: Exception) -> None:
+        name = what if isinstance(what, str) else getattr(what, "__name__", type(what).__name__)
+        print(f"tunesmith: tracker {name} failed and is left out from here on: {error!r}", file=sys.stderr)
+
+    def _say_where(self) -> None:
+        if "console" not in self.names:
             return
-        is_new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(["attempt", "step", "name", "value", "unit"])
-            writer.writerow([event.attempt, event.step, event.name, event.value, event.unit])
+        for feeder in self.feeders:
+            where = TrackerState(self.run.path, feeder.name).known["where"]
+            if where:
+                print(f"  {feeder.name:<11} {where}", file=sys.stderr)
+
+
+def catch_up(names: Sequence[str], run: Run) -> None:
+    """For a command that found nothing to do: what an earlier one could not tell goes out now."""
+    behind = [name for name in names if name in TRACKERS and TrackerState(run.path, name).is_behind]
+    if behind:
+        Sinks(behind, run, attempt=run.attempt + 1).close("done")  # all attempts are earlier ones

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tunesmith import tracking
 from tunesmith.errors import FileError, InterruptedRun, ModelError, StoppedError, TrialPruned, TunesmithError
 from tunesmith.recipe import with_values
 from tunesmith.runner import execute
@@ -190,7 +191,7 @@ class Worker:
         recipe = with_values(search.base, {**values, **search.objective.settings})
         while True:
             try:
-                with contextlib.ExitStack() as preparing:
+                with watch.tracked(), contextlib.ExitStack() as preparing:
                     preparing.enter_context(alone(search.prepare_lock, self._leave_if_asked))
                     outcome = execute(
                         recipe,
@@ -324,19 +325,34 @@ class _Watch:
         self.started = time.monotonic()
         self.step, self.num_steps = int(trial.get("steps", 0)), int(trial.get("num_steps", 0))
         self.run: Run | None = None
+        self.sinks: tracking.Sinks | None = None
         self.is_own = trial.get("is_own")  # whether the training was begun by this search
         self.has_trained = False
 
     def opened(self, run: Run) -> None:
         """Before the first event of this attempt."""
-        from tunesmith import tracking
-
         self.run = run
         if self.is_own is None:
             self.is_own = not any(event.stage == "train" for event in run.events())
         self.worker.study.note(self.number, run=run.id, is_own=self.is_own)
-        names = tuple(name for name in run.recipe.track if name != "console")
-        run.listeners += tracking.open_sinks(names, run)
+        names = tuple(name for name in run.recipe.track.to if name != "console")
+        self.sinks = tracking.Sinks(names, run)
+        run.listeners.append(self.sinks)
+
+    @contextlib.contextmanager
+    def tracked(self) -> Iterator[None]:
+        """The command of one trial; at its end its trackers are told the rest."""
+        end = "failed"
+        try:
+            yield
+            end = "done"
+        except (InterruptedRun, StoppedError):  # given up, out of time, asked to
+            end = "stopped"
+            raise
+        finally:
+            if self.sinks is not None:
+                self.sinks.close(end)
+                self.sinks = None
 
     def reused(self, run: Run) -> None:
         """A run that another command has finished: it is looked at and left as it is."""

@@ -16,7 +16,7 @@ def externals(spec: Recipe, run: Run) -> dict[str, Any]:
     """The content of the base model's files and of the files of own metrics; on what base a quantised training is judged."""
     found = {
         "base": hub.resolve(spec.model.base, spec.model.revision).fingerprint,
-        "code": sorted(run.allowed_code.values()),
+        "code": sorted(run.allowed_code[name] for name in spec.evaluate.metrics if name in run.allowed_code),
     }
     # Only then does a key of the export change what is judged.
     return found if spec.model.quantisation.type == "none" else {**found, "judged_on": judged_base(spec).type}

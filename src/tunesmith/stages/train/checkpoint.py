@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from tunesmith.errors import ModelError
 from tunesmith.runs import durable
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
+from tunesmith.stages.train.schedule import PlateauState
 
 KIND = "Checkpoint"
 STEP_FOLDER = re.compile(r"step-(\d{8})")
@@ -26,19 +28,26 @@ STEP_FOLDER = re.compile(r"step-(\d{8})")
 class TrainState:
     """Everything a resume needs besides tensors. Order, dropout and rates follow from (seed, step) and are not here.
 
-    validations: [step, loss] of each, null for a loss that is not finite.
-    skipped: steps whose update was withheld. micro_batch to threads: what was chosen at the start and is not chosen anew.
+    best_value: of train.best_metric; best_loss: the validation loss at that step. patience_value: of what early stopping
+    watches. stopped_by: the key or the callback that ended training early. callbacks: what each of them asked to keep, by
+    its name in the recipe. noise: running means of the gradient noise. validations: [step, loss] of each, null for a loss
+    that is not finite. skipped: steps whose update was withheld. micro_batch to threads: what was chosen at the start and
+    is not chosen anew.
     """
 
     step: int = 0
     tokens: int = 0
     validated_step: int = 0
     best_step: int | None = None
+    best_value: float | None = None
     best_loss: float | None = None
-    patience_loss: float | None = None
+    patience_value: float | None = None
     evaluations_without_gain: int = 0
-    stopped_early: bool = False
+    stopped_by: str = ""
     validations: list[list[float | None]] = field(default_factory=list)
+    plateau: PlateauState = field(default_factory=PlateauState)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    noise: list[float] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     micro_batch: int | None = None
     gradient_checkpointing: bool | None = None
@@ -46,6 +55,10 @@ class TrainState:
     attention: str = ""
     layout: str = ""
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.plateau, dict):  # as read from state.json
+            self.plateau = PlateauState(**self.plateau)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from tunesmith.recipe.tree import Train
 from tunesmith.runs.dataset import Dataset
 from tunesmith.stages.train.batches import Order, num_rounds, share
 from tunesmith.stages.train.engines import LocalEngine
+from tunesmith.stages.train.noise import GradientNoise, estimate
 from tunesmith.stages.train.objectives import sft_loss
-from tunesmith.stages.train.schedule import rate_factor
+from tunesmith.stages.train.schedule import PlateauState, rate_factor
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class StepResult:
     """What a step came to, over all processes.
 
     loss: mean over the step's learned tokens. grad_norm: before clipping. finite: False when the update was withheld.
-    tokens: without padding. examples: dataset indices. stopping: some process was asked to stop.
+    tokens: without padding. examples: dataset indices. stopping: some process was asked to stop. noise: (tr(Sigma), |G|^2)
+    per example, where it is measured and the step had two micro-batches.
     """
 
     number: int
@@ -39,6 +41,7 @@ class StepResult:
     seconds: float
     examples: list[int]
     stopping: bool
+    noise: tuple[float, float] | None = None
 
 
 class Loop:
@@ -69,6 +72,8 @@ class Loop:
         self.lengths = dataset.lengths()
         self.learned_weights = dataset.learned_weights()
         self.shortest = int(order.examples[np.argmin(self.lengths[order.examples])])
+        self.plateau = PlateauState()  # of the rate; changed between steps
+        self.noise = GradientNoise([p for _, p in engine.parameters]) if train.gradient_noise == "on" else None
 
     def step(self, number: int) -> StepResult:
         """Step `number`, from 1 to order.num_steps."""
@@ -76,7 +81,7 @@ class Loop:
         examples = self.order.step(number)
         # Known before anything runs and the same on every process, so no count has to travel.
         total_weight = float(self.learned_weights[examples].sum())
-        rate = self.train.learning_rate * rate_factor(self.train.schedule, number, self.order.num_steps)
+        rate = self.train.learning_rate * rate_factor(self.train.schedule, number, self.order.num_steps, self.plateau)
         self.engine.set_rate(rate)
 
         mine = share(examples, self.lengths, self.engine.rank, self.engine.world_size)
@@ -100,7 +105,16 @@ class Loop:
             time.perf_counter() - started,
             examples,
             verdict.stopping,
+            self._noise(verdict.grad_norm, total_weight, len(examples)),
         )
+
+    def _noise(self, norm: float, weight: float, num_examples: int) -> tuple[float, float] | None:
+        """Per example rather than per learned token: the unit of train.batch_size."""
+        if self.noise is None:
+            return None
+        squares, parts = self.engine.total(*self.noise.found)
+        found = estimate(squares, int(parts), norm, weight)
+        return (found[0] * num_examples / weight, found[1]) if found else None
 
     def accumulate(self, number: int, groups: list[list[int]], total_weight: float) -> tuple[Tensor, int]:
         """Add the gradients of this process's micro-batches. Returns their summed loss, on the device, and tokens.
@@ -108,6 +122,8 @@ class Loop:
         An empty micro-batch only keeps in step with the other processes: a short row goes through and weighs nothing.
         """
         loss_sum, tokens = torch.zeros((), device=self.device), 0
+        if self.noise:
+            self.noise.begin()
         for place, group in enumerate(groups, start=1):
             batch = collate(self.dataset, group or [self.shortest], self.layout).to(self.device)
             self.context.set(number, batch.examples_E, batch.lengths)
@@ -115,8 +131,13 @@ class Loop:
             # The logits get no name: one would hold them through the backward pass, which does not need them.
             loss = sft_loss(self.logits(batch), batch.targets_K, weights_K) / total_weight
             self.engine.backward(loss, is_last=place == len(groups))
+            if self.noise:
+                scale = self.engine.loss_scale.value if self.engine.loss_scale else 1.0
+                self.noise.take(float(self.learned_weights[group].sum()) / total_weight if group else 0.0, scale)
             loss_sum += loss.detach()
             tokens += batch.num_tokens if group else 0
+        if self.noise:
+            self.noise.put_back()
         return loss_sum, tokens
 
     def logits(self, batch: Batch) -> Tensor:

@@ -41,6 +41,12 @@ class PeakMemory:
             CLEAR.write_text("5")  # resets VmHWM; needs no rights on Linux
         self.start = _status("VmRSS")
 
+    def now(self) -> int:
+        """Bytes: allocated on the GPU; on a CPU what is resident over what was at the start."""
+        if self.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.device)
+        return max(0, _status("VmRSS") - self.start)
+
     def peak(self) -> int:
         """Bytes."""
         if self.device.type == "cuda":

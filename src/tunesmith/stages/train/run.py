@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from tunesmith import hub
-from tunesmith.errors import DataError, FileError, ModelError
+from tunesmith.errors import DataError, FileError, ModelError, RecipeError
 from tunesmith.hub import ModelFiles
 from tunesmith.modeling.adapters import attach_lora, save_adapter
 from tunesmith.modeling.dropout import StepContext
 from tunesmith.modeling.forward import micro_batches
 from tunesmith.modeling.load import (
+    DTYPES,
     load_model,
     pick_device,
     recompute_activations,
@@ -39,15 +40,18 @@ from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
 from tunesmith.scoring.perplexity import Perplexity, stream_perplexity
-from tunesmith.stages.train import INFO
+from tunesmith.stages.train import INFO, noise
 from tunesmith.stages.train.batches import Order, num_rounds, share
+from tunesmith.stages.train.callbacks import Callbacks, Facts, Moment
 from tunesmith.stages.train.checkpoint import Checkpoint, Checkpoints, TrainState
 from tunesmith.stages.train.engines import LocalEngine, make_engine
-from tunesmith.stages.train.guards import note_non_finite, note_validation
+from tunesmith.stages.train.guards import note_non_finite, note_validation, require_whole_model
 from tunesmith.stages.train.loop import Loop, StepResult
 from tunesmith.stages.train.memory import PeakMemory, freed_memory_returned
 from tunesmith.stages.train.optimizer import make_optimizer
 from tunesmith.stages.train.probe import fitting_micro_batch
+from tunesmith.stages.train.utilisation import Utilisation, measured_peak
+from tunesmith.stages.train.validation import Answers
 
 DEFAULT_MICRO_BATCH = 8  # where no plan was made: a stage that is run alone
 VALIDATIONS_PER_RUN = 10
@@ -79,6 +83,9 @@ class Training:
     order: Order  # which examples each step sees
     checkpoints: Checkpoints
     state: TrainState  # all that a resume needs besides tensors
+    callbacks: Callbacks  # your own code, in the first process
+    answers: Answers  # what a validation measures besides the loss
+    use: Utilisation  # of the machine
     loop: Loop  # the step
     step_seconds: list[float]  # of the steps of this process's life
     stopping: bool  # some process was asked to stop; all of them know at the same place
@@ -86,8 +93,10 @@ class Training:
     def __init__(self, spec: Recipe, inputs: Mapping[str, Artifact], run: Run, engine: LocalEngine) -> None:
         self.spec, self.inputs, self.run, self.engine = spec, inputs, run, engine
         self.device = pick_device()
-        self.memory = PeakMemory(self.device)
         self.threads = _pin_threads(spec.train.threads)
+        dtype = DTYPES[resolve_precision(spec.model.precision, self.device)]
+        self.peak_flops = measured_peak(self.device, dtype, self.threads) * engine.world_size
+        self.memory = PeakMemory(self.device)
         self.dataset = Dataset(inputs["dataset"].path)
         self.train_examples = self._learnable("train")
         self.validation_examples = self._learnable("validation").tolist()
@@ -96,6 +105,9 @@ class Training:
         self.checkpoints = Checkpoints(run, spec.train.keep_checkpoints)
         self.step_seconds = []
         self.stopping = False
+        self.callbacks = Callbacks(spec.train.callbacks if engine.rank == 0 else (), run.allowed_code)
+        self.failure: RecipeError | None = None  # of a callback, in the first process
+        self.has_failed = False  # that, told to all of them
 
     def story(self) -> dict[str, Artifact]:
         resumed = self.checkpoints.latest()
@@ -112,6 +124,8 @@ class Training:
         self._build()
         if resumed:
             self.engine.load_state(resumed.weights, resumed.optimizer)
+            self.loop.plateau = state.plateau
+            self.callbacks.load_state(state.callbacks)
             self.run.record("train", "train/resumed", state.step, unit="step")
             self._compare_threads()
         state.threads = self.threads
@@ -124,21 +138,27 @@ class Training:
             if self._save_due(is_best) and state.step != saved_step:
                 self._save()
                 saved_step = state.step
+            if self.has_failed:
+                return self._give_up()
             if self.stopping:
                 self.run.leave(f"after step {state.step} of {self.order.num_steps}")
-            if state.stopped_early or state.step == self.order.num_steps:
+            if state.stopped_by or state.step == self.order.num_steps:
                 break
             result = self.loop.step(state.step + 1)
             self._tell(result)
 
-        if state.stopped_early:
+        if state.stopped_by:
             self.run.record("train", "train/stopped_early", state.step, step=state.step, unit="step")
+            self.run.record("train", "train/stopped_by", state.stopped_by)
         self.run.record("train", "train/peak_memory", self.memory.peak(), unit="bytes")
         self._remember_pace()
         result_step = self._take_best()
         self.run.record("train", "train/result_step", result_step, unit="step")
         weights = self.engine.whole_parameters()  # asked by all processes, written by the first
-        return {"model": self._write_result(result_step, weights)} if self.engine.rank == 0 else {}
+        made = {"model": self._write_result(result_step, weights)} if self.engine.rank == 0 else {}
+        end = {"steps": state.step, "result_step": result_step}
+        self._call_back("end", end, path=str(made["model"].path) if made else None)
+        return self._give_up() if self.has_failed else made
 
     # -------------------------------------------------------------------------------------------------- before step 1
 
@@ -188,6 +208,11 @@ class Training:
         asked = "rows" if spec.train.packing == "off" else state.layout
         # A resume takes the way that was chosen at the start, proven anew: the libraries may have changed meanwhile.
         state.layout = asked if asked == "rows" else choose_layout(model, longest)
+        self.answers = Answers(spec, self.files, self.dataset, self.run.allowed_code)
+        if self.answers:
+            require_whole_model(self.engine, "answers at validation")
+        if spec.train.gradient_noise == "on":
+            require_whole_model(self.engine, "train.gradient_noise: on")
         model = self.engine.wrap(
             model, lambda parameters: make_optimizer(parameters, spec.train), precision=state.precision
         )
@@ -203,6 +228,15 @@ class Training:
             budget_tokens=0,
             layout=state.layout,
             is_stopping=lambda: self.run.stopping,
+        )
+        self.use = Utilisation(
+            spec, self.files.config, self.loop.lengths, self.loop.learned_weights, peak_flops=self.peak_flops
+        )
+        self.run.record(
+            "train",
+            "train/peak_flops",
+            round(self.peak_flops),
+            unit="FLOP/s, matrix multiplication measured at the start",
         )
 
     def _check_vocabulary(self, model: nn.Module) -> None:
@@ -250,57 +284,101 @@ class Training:
         step, state = result.number, self.state
         self.step_seconds.append(result.seconds)
         state.step, state.tokens, self.stopping = step, state.tokens + result.tokens, result.stopping
-        record = self.run.record
-        record("train", "train/loss", result.loss, step=step, unit="nats")
-        record("train", "train/learning_rate", result.rate, step=step)
-        record("train", "train/grad_norm", result.grad_norm, step=step)
-        record("train", "train/step_seconds", round(result.seconds, 4), step=step, unit="s")
-        record("train", "train/tokens_per_second", round(result.tokens / result.seconds, 1), step=step, unit="tokens/s")
+        values = {
+            "loss": (result.loss, "nats"),
+            "learning_rate": (result.rate, ""),
+            "grad_norm": (result.grad_norm, ""),
+            "step_seconds": (round(result.seconds, 4), "s"),
+            "tokens_per_second": (round(result.tokens / result.seconds, 1), "tokens/s"),
+            "memory": (self.memory.now(), "bytes"),
+            "memory_peak": (self.memory.peak(), "bytes"),
+        }
+        utilisation = self.use.of(result.examples, result.seconds)
+        if utilisation is not None:
+            values["mfu"] = (round(utilisation, 4), "share of train/peak_flops")
+        if result.noise and result.finite:
+            state.noise = noise.note(state.noise, result.noise)
+            scale = noise.scale(state.noise)
+            if scale is not None:
+                values["gradient_noise_scale"] = (round(scale, 3), "examples")
+        self.run.record_step("train", step, {f"train/{name}": told for name, told in values.items()})
         if not result.finite:
             rows = [self.dataset.row(example) for example in result.examples]
-            record("train", "train/nonfinite", rows, step=step, unit="rows")
+            self.run.record("train", "train/nonfinite", rows, step=step, unit="rows")
             note_non_finite(state, step, rows)
+        self._call_back("step", {"tokens": result.tokens, **{name: value for name, (value, _) in values.items()}})
+
+    def _call_back(
+        self, moment: Moment, values: Mapping[str, float], *, is_best: bool = False, path: str | None = None
+    ) -> None:
+        """Your own code, in the first process. What it answers, or that it fails, holds for all of them."""
+        if not self.spec.train.callbacks:
+            return
+        asks = ""
+        try:
+            asks = self.callbacks.tell(Facts(moment, self.state.step, self.order.num_steps, values, is_best, path))
+        except RecipeError as error:
+            self.failure = error
+        stops, fails = self.engine.total(float(bool(asks)), float(self.failure is not None))
+        self.has_failed = fails > 0
+        if stops:
+            self.state.stopped_by = asks or "train.callbacks"
+
+    def _give_up(self) -> dict[str, Artifact]:
+        """After a callback failed and everything is saved: the first process says it, the others leave in good order."""
+        if self.failure:
+            raise self.failure
+        return {}
 
     def _validation_due(self) -> bool:
         """Asked again after a resume, so that a validation that a stop cut short is made up for."""
         step = self.state.step
-        at_rhythm = step % self.evaluate_every == 0 or step == self.order.num_steps
-        return bool(self.validation_examples) and 0 < step != self.state.validated_step and at_rhythm
+        at_rhythm = step % self.evaluate_every == 0 or step == self.order.num_steps or bool(self.state.stopped_by)
+        wanted = at_rhythm and not self.has_failed
+        return bool(self.validation_examples) and 0 < step != self.state.validated_step and wanted
 
     def _validate(self) -> bool:
         """True when these weights are the best so far. A stop asked for meanwhile leaves at once, unvalidated."""
-        state, started = self.state, time.perf_counter()
+        state, train, started = self.state, self.spec.train, time.perf_counter()
         try:
-            found = self._validation_loss()
+            loss = self._validation_loss()
+            scores = self.answers.scores(
+                self.loop.model, self.engine, self.loop.number_format, on_batch=self._leave_validation
+            )
         except _StopAsked:
             self.stopping = True
             return False
         self.run.record(
             "train", "validation/seconds", round(time.perf_counter() - started, 4), step=state.step, unit="s"
         )
-        self.run.record("train", "validation/loss", found.loss, step=state.step, unit="nats")
-        self.run.record("train", "validation/perplexity", found.value, step=state.step)
+        self.run.record("train", "validation/loss", loss.loss, step=state.step, unit="nats")
+        self.run.record("train", "validation/perplexity", loss.value, step=state.step)
+        for name, value in scores.items():
+            self.run.record("train", f"validation/{self.answers.metrics[name].name}", value, step=state.step)
         if self.run.stopping and self.engine.world_size == 1:  # of several processes none may leave alone
             self.stopping = True
-        is_best = note_validation(state, found.loss, self.spec.train.early_stopping)
+        found = {"loss": loss.loss, "perplexity": loss.value, **scores}
+        is_best = note_validation(state, found, train)
+        self.loop.plateau = state.plateau
         if is_best:
-            self.run.record("train", "train/best", found.loss, step=state.step, unit="nats")
+            self.run.record("train", "train/best", state.best_value, step=state.step, unit=train.best_metric)
+        self._call_back("validation", found, is_best=is_best)
         return is_best
+
+    def _leave_validation(self) -> None:
+        """Of several processes none may leave while the others wait for its sum."""
+        if self.run.stopping and self.engine.world_size == 1:
+            raise _StopAsked
 
     def _validation_loss(self) -> Perplexity:
         """Over all validation rows, divided over the processes; the same for every micro-batch."""
         engine = self.engine
-
-        def stop_if_alone() -> None:  # of several processes none may leave while the others wait for its sum
-            if self.run.stopping and engine.world_size == 1:
-                raise _StopAsked
-
         loop, budget = self.loop, self.loop.budget_tokens
         layout = loop.layout
         mine = share(self.validation_examples, loop.lengths, engine.rank, engine.world_size)
         with loop.number_format():
             part = stream_perplexity(
-                loop.model, self.dataset, mine, batch_tokens=budget, layout=layout, on_batch=stop_if_alone
+                loop.model, self.dataset, mine, batch_tokens=budget, layout=layout, on_batch=self._leave_validation
             )
             if engine.in_step:  # as many passes as the process with the most of them makes
                 rounds = num_rounds(self.validation_examples, loop.lengths, budget, layout, engine.world_size)
@@ -311,16 +389,19 @@ class Training:
     def _save_due(self, is_best: bool) -> bool:
         state = self.state
         wanted = is_best and self.spec.train.keep == "best"
-        ends = self.stopping or state.stopped_early or state.step == self.order.num_steps
+        ends = self.stopping or self.has_failed or state.stopped_by or state.step == self.order.num_steps
         if self.run.is_given_up:  # by a search: nobody goes on from here
             return False
-        return wanted or ends or state.step % self.save_every == 0
+        return bool(wanted or ends) or state.step % self.save_every == 0
 
     def _save(self) -> None:
         weights, optimizer = self.engine.whole_parameters(), self.engine.gather_state()
+        saved = None
         if self.engine.rank == 0:
-            self.checkpoints.save(self.state, weights, optimizer)
+            self.state.callbacks = self.callbacks.state()
+            saved = self.checkpoints.save(self.state, weights, optimizer)
         self.engine.total(0.0)  # nobody goes on before the checkpoint is true
+        self._call_back("save", {}, path=str(saved.path) if saved else None)
 
     # ------------------------------------------------------------------------------------------------------ the result
 
@@ -343,7 +424,7 @@ class Training:
                 "TRN-004",
                 f"the best checkpoint (step {best_step}) is gone or damaged",
                 where="train.keep",
-                expected="the weights with the lowest validation loss",
+                expected=f"the weights with the best validation {self.spec.train.best_metric}",
                 fix=f"train.keep: last takes the last ones; or remove {self.checkpoints.folder} and train again",
             )
         self.engine.load_state(best.weights, None)
@@ -363,11 +444,14 @@ class Training:
             "planned_steps": self.order.num_steps,
             "result_step": result_step,
             "best_step": state.best_step,
+            "best_metric": spec.train.best_metric,
+            "best_value": state.best_value,
             "best_loss": state.best_loss,
             "validations": state.validations,
             "tokens": state.tokens,
             "skipped": state.skipped,
-            "stopped_early": state.stopped_early,
+            "stopped_early": bool(state.stopped_by),
+            "stopped_by": state.stopped_by,
             "micro_batch": state.micro_batch,
             "gradient_checkpointing": state.gradient_checkpointing,
             "precision": state.precision,
