@@ -128,3 +128,18 @@ def test_a_model_that_changes_its_logits_after_the_head_goes_the_whole_way(two_r
     assert not _has_plain_head(model)
     whole = model(input_ids=batch.ids_BT).logits.flatten(0, 1)[batch.places_K]
     assert torch.equal(learned_logits(model, batch), whole)
+
+
+def test_saving_a_model_leaves_standard_output_to_the_command(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """DeepSpeed, which accelerate imports when a model is saved, writes to it otherwise: `--json` would not be JSON."""
+    import subprocess
+    import sys
+
+    pytest.importorskip("deepspeed")
+    code = (
+        "import sys; from pathlib import Path; from tunesmith.modeling.load import load_model; "
+        "load_model(Path(sys.argv[1])).save_pretrained(sys.argv[2]); import deepspeed"
+    )
+    command = [sys.executable, "-c", code, str(tiny_model_dir), str(tmp_path / "saved")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == ""

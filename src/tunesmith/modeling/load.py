@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import ModelError
 from tunesmith.hub import ModelFiles
+from tunesmith.modeling.patches import keep_deepspeed_off_stdout
 from tunesmith.recipe.tree import Int8, Nf4, Quantisation
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,6 +85,7 @@ def load_model(
     device = device or pick_device()
     packed = quantisation if isinstance(quantisation, (Nf4, Int8)) else None
     transformers_logging.disable_progress_bar()  # our own events tell what happens
+    keep_deepspeed_off_stdout()
     settings = {}
     if packed:
         from tunesmith.modeling import quantise  # bitsandbytes is an extra

@@ -28,3 +28,20 @@ def import_bitsandbytes() -> None:
         told.setLevel(level)
         if hidden:
             del sys.modules["kernels"]
+
+
+def keep_deepspeed_off_stdout() -> None:
+    """DeepSpeed, where it is installed, speaks on standard output at its import ("Setting accelerator to CPU"), and
+    accelerate imports it as soon as a model is saved: a program that reads `--json` would find that line in it.
+
+    deepspeed 0.19 (utils/logging.py): a handler on sys.stdout of the logger "DeepSpeed", level WARNING. The filter stays when
+    that logger is made later. What the engine has to say goes through its own errors. tests/unit/test_model_loading.py.
+    """
+    told = logging.getLogger("DeepSpeed")
+    if not any(isinstance(known, _ErrorsOnly) for known in told.filters):
+        told.addFilter(_ErrorsOnly())
+
+
+class _ErrorsOnly(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
