@@ -183,8 +183,11 @@ def check(
     return found
 
 
-def plan(recipe: RecipeLike, *, overrides: Iterable[str] = ()) -> Plan:
-    """Predicted memory, time and disk, and the choices that follow, before anything is loaded."""
+def plan(recipe: RecipeLike, *, overrides: Iterable[str] = (), workspace: Path | str = WORKSPACE) -> Plan:
+    """Predicted memory, time and disk, and the choices that follow, before anything is loaded.
+
+    workspace: earlier trainings there have noted how fast this machine is.
+    """
     from tunesmith import hub, planner
     from tunesmith.planner import hardware
 
@@ -194,6 +197,7 @@ def plan(recipe: RecipeLike, *, overrides: Iterable[str] = ()) -> Plan:
         hub.resolve_config(spec.model.base, spec.model.revision).config,
         statistics=None,
         hardware=hardware.detect(),
+        workspace=Path(workspace),
     )
 
 

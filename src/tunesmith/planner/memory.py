@@ -7,7 +7,7 @@ benchmarks/planner.py and judged on its other half. Nothing was measured on a GP
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from tunesmith.planner import activations
 from tunesmith.planner.activations import Pass
@@ -16,22 +16,29 @@ from tunesmith.recipe import Lora, Recipe
 from tunesmith.recipe.tree import DeepSpeed, Fsdp, Optimizer
 from tunesmith.units import MIB
 
+CPU_FIXED = 35 * MIB  # fitted: code pages first touched in a step, kernels' buffers, threads
+# Fitted, by (adapter, several micro-batches a step): glibc's heap does not give the place of one tensor to the next of the
+# same size (seen with glibc 2.36), so that it grows beyond activations and logits by this share of them; most where small
+# gradients come to lie in between. Not with recomputation: there the train stage has freed memory returned.
+HEAP_SLACK = {(True, True): 1.26, (True, False): 0.78, (False, True): 0.58, (False, False): 0.3}
+LEFT_SLACK = 0.3  # fitted: of the same, what the heap still holds when a checkpoint is written
+# Shares below and above. A heap that keeps what is freed grows on for a while: by a tenth over 60 steps of mixed lengths.
+CPU_BAND, CPU_KEPT_BAND, GPU_BAND = (0.2, 0.2), (0.2, 0.3), (0.4, 0.4)
 STATE_WIDTH = {
     "adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256, "lion": 4.0, "lion_8bit": 1 + 4 / 256,
     "adafactor": 0.0,  # a row and a column per matrix
 }  # fmt: skip
-CPU_FIXED = 60 * MIB  # fitted: code pages first touched in a step, kernels' buffers, threads
-# Fitted: glibc's heap does not give the place of one tensor to the next of the same size (memalign in glibc < 2.38 at
-# least), so that it grows beyond what lives. Not with recomputation: there the train stage has freed memory returned.
-HEAP_SLACK = 0.45
-CPU_BAND, GPU_BAND = 0.2, 0.4
 GPU_FIXED = 200 * MIB  # assumed: cuBLAS and attention workspaces
 GPU_SLACK = 0.08  # assumed: the caching allocator's rounding and holes
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Bytes of each part at one moment. saving: copies that a checkpoint is written from. allocator: held, not used."""
+    """Bytes of each part at one moment.
+
+    passing: casts of weights, and gradients on their way to be added or summed. saving: copies that a checkpoint is
+    written from. data: token ids, mapped. allocator: held by it, not used.
+    """
 
     weights: float = 0.0
     adapter: float = 0.0
@@ -39,6 +46,7 @@ class Parts:
     optimizer: float = 0.0
     activations: float = 0.0
     logits: float = 0.0
+    passing: float = 0.0
     saving: float = 0.0
     data: float = 0.0
     allocator: float = 0.0
@@ -51,21 +59,23 @@ class Parts:
 
 @dataclass(frozen=True)
 class Job:
-    """A training. trainable: weights that get gradients. state_bytes: what the optimizer keeps for each.
-    shards: over how many processes weights, gradients and optimizer state are divided. base_bytes: of quantised weights.
+    """A training. weights: bytes of all that is not an adapter. trainable: weights that get gradients. state_width: bytes
+    that the optimizer keeps for each.
 
-    accumulates: a step has several micro-batches, so that gradients are there while the next one goes forward.
-    data_bytes: the mapped token ids. on_cpu: else on one GPU.
+    processes: that work on each step. accumulates: a step has several micro-batches, so that gradients are there while
+    the next one goes forward. data_bytes: the mapped token ids. on_cpu: else on one GPU. shards: over how many processes
+    weights, gradients and optimizer state are divided.
     """
 
     step: Pass
+    weights: float
     trainable: int
-    state_bytes: float
+    state_width: float
+    processes: int
     accumulates: bool
     data_bytes: float
     on_cpu: bool
     shards: tuple[int, int, int] = (1, 1, 1)
-    base_bytes: float | None = None
 
 
 def peak(job: Job) -> tuple[str, Parts]:
@@ -73,6 +83,16 @@ def peak(job: Job) -> tuple[str, Parts]:
     moments = _moments(job)
     name = max(moments, key=lambda moment: moments[moment].total)
     return name, moments[name]
+
+
+def band(job: Job) -> tuple[float, float]:
+    """By what shares the peak may be lower and higher; twice as wide for architectures that were not counted."""
+    if not job.on_cpu:
+        below, above = GPU_BAND
+    else:
+        below, above = CPU_BAND if job.step.recompute else CPU_KEPT_BAND
+    width = 1 if job.step.shape.is_known else 2
+    return below * width, above * width
 
 
 def _moments(job: Job) -> dict[str, Parts]:
@@ -84,55 +104,67 @@ def _moments(job: Job) -> dict[str, Parts]:
     # The gradient of the output layer: a tensor of its own until it is added, tied ones until the embedding's comes in.
     head = 0.0 if step.is_lora else shape.embedding_parameters * 4.0
     waiting = head if shape.is_tied or not job.accumulates else 0.0
-    whole_logits = _whole_logits(step)
+    last = head * (2 if shape.is_tied else 1)
+    # Plain data parallelism sums gradients laid end to end, in a tensor of its own.
+    laid_out = gradients if job.processes > 1 and job.shards == (1, 1, 1) else 0.0
+    logits = 3 * logit + _whole_logits(step)
     moments = {
-        "loss": _living(job, there, saved, 3 * logit + whole_logits),
-        "output layer": _living(job, there + head, saved, logit + whole_logits),
-        "last block": _living(job, there + waiting, saved + activations.way_back(step), 0.0),
-        "embedding": _living(job, max(there, gradients - head) + head + (head if shape.is_tied else 0.0), 0.0, 0.0),
-        "update": _living(job, gradients, 0.0, 0.0),
+        "loss": _living(job, there, saved, logits),
+        "output layer": _living(job, there, saved, logits - 2 * logit, passing=head),
+        "last block": _living(job, there, saved + activations.way_back(step), 0.0, passing=waiting),
+        "embedding": _living(job, max(there, gradients - head), 0.0, 0.0, passing=last),
+        "update": _living(job, gradients, 0.0, 0.0, passing=laid_out),
     }
     if job.on_cpu:  # a GPU's tensors are copied to the host's memory, which is not counted
-        copies = job.trainable * (4.0 + job.state_bytes) + head  # head: the test for NaN copies the largest tensor
-        moments["checkpoint"] = _living(job, 0.0, 0.0, 0.0, saving=copies)
+        copies = job.trainable * (4.0 + job.state_width) + head  # head: the test for NaN copies the largest tensor
+        held = 0.0 if step.recompute else LEFT_SLACK * (saved + logits)
+        moments["checkpoint"] = replace(_living(job, 0.0, 0.0, 0.0), passing=0.0, saving=copies, allocator=held)
     return moments
 
 
-def _living(job: Job, gradients: float, activations: float, logits: float, saving: float = 0.0) -> Parts:
-    """All parts, with what never goes away."""
+def _living(job: Job, gradients: float, activations: float, logits: float, passing: float = 0.0) -> Parts:
+    """All parts, with what never goes away. Of weights in shards one block is whole while it is at work."""
     step = job.step
+    of_weights, of_gradients, of_state = job.shards
+    at_work = job.weights / max(1, step.shape.num_layers) if of_weights > 1 else 0.0
     moving = activations + logits
     if job.on_cpu:
-        slack, fixed = 0.0 if step.recompute else HEAP_SLACK * moving, CPU_FIXED
+        share = 0.0 if step.recompute else HEAP_SLACK[step.is_lora, job.accumulates]
+        slack, fixed = share * moving, CPU_FIXED
     else:
         slack, fixed = GPU_SLACK * (moving + gradients), GPU_FIXED
-    of_weights, of_gradients, of_state = job.shards
-    weights = _weights(step) if job.base_bytes is None else job.base_bytes
-    # Of weights in shards one block is whole while it is at work.
-    at_work = weights / max(1, step.shape.num_layers) if of_weights > 1 else 0.0
-    adapter = job.trainable * (4.0 if step.precision == "fp32" else 6.0) if step.is_lora else 0.0
     return Parts(
-        weights=weights / of_weights + at_work,
-        adapter=adapter / of_weights,
+        weights=job.weights / of_weights + at_work,
+        adapter=job.trainable * 4.0 / of_weights if step.is_lora else 0.0,
         gradients=gradients / of_gradients,
-        optimizer=job.trainable * job.state_bytes / of_state,
+        optimizer=job.trainable * job.state_width / of_state,
         activations=activations,
         logits=logits,
-        saving=saving,
+        passing=passing + _casts(job),
         data=job.data_bytes if job.on_cpu else 0.0,
         allocator=slack,
         workspace=fixed,
     )
 
 
-def _weights(step: Pass) -> float:
-    """Frozen ones in the format that is computed in, trained ones in fp32; below fp32 what is trained is cast for use."""
-    shape = step.shape
+def _casts(job: Job) -> float:
+    """What is trained in fp32 is cast for use where less is computed in, and the casts stay until the way back. Engines
+    that divide weights or state keep copies of their own, of which a block's is counted."""
+    step = job.step
     if step.precision == "fp32":
-        return 4.0 * shape.parameters
+        return 0.0
     if step.is_lora:
-        return 2.0 * shape.parameters
-    return 4.0 * shape.parameters + 2.0 * (shape.linear_parameters + shape.embedding_parameters)
+        return 2.0 * job.trainable
+    if job.shards != (1, 1, 1):
+        return 0.0
+    return 2.0 * (step.shape.linear_parameters + step.shape.embedding_parameters)
+
+
+def _whole_logits(step: Pass) -> float:
+    """A model whose logits are more than an output layer makes them at every position: with their gradient, twice."""
+    if step.shape.family.has_plain_head:
+        return 0.0
+    return 2.0 * step.num_tokens * step.shape.vocabulary * step.width
 
 
 def weight_bytes(spec: Recipe, shape: Shape, width: int) -> float:
@@ -171,10 +203,3 @@ def shards(spec: Recipe) -> tuple[int, int, int]:
         stage = engine.zero_stage if engine.zero_stage != "auto" else 3 if engine.config else 2
         return processes if stage == 3 else 1, processes if stage >= 2 else 1, processes
     return 1, 1, 1
-
-
-def _whole_logits(step: Pass) -> float:
-    """A model whose logits are more than an output layer makes them at every position: with their gradient, twice."""
-    if step.shape.family.has_plain_head:
-        return 0.0
-    return 2.0 * step.num_tokens * step.shape.vocabulary * step.width

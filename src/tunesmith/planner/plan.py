@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ModelError
 from tunesmith.planner import disk, memory, speed
-from tunesmith.planner.activations import Pass
+from tunesmith.planner.activations import WIDTH, Pass
 from tunesmith.planner.figures import Figure
 from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.learned import Learned, recall
@@ -24,6 +24,7 @@ from tunesmith.units import format_bytes
 
 CPU_SHARE, GPU_RESERVE = 0.8, 0.92
 TYPICAL_LEARNED_SHARE = 0.4  # of a row's tokens, before the data was read
+SHORTEST_ADVISED = 64  # tokens
 SIZES = (64, 32, 16, 8, 4, 2, 1)  # of a micro-batch, tried in this order
 
 
@@ -83,15 +84,20 @@ def plan(
     refuse_unmet(spec, config, has_cuda=bool(hardware.gpus))
     case = _Case(spec, Shape.of(config), statistics, hardware)
     micro_batch, recompute = _fit(case)
-    moment, parts = memory.peak(case.job(micro_batch, recompute))
-    band = (memory.CPU_BAND if case.on_cpu else memory.GPU_BAND) * (1 if case.shape.is_known else 2)
+    job = case.job(micro_batch, recompute)
+    moment, parts = memory.peak(job)
+    below, above = memory.band(job)
     where = "growth after imports" if case.on_cpu else "reserved on the GPU"
-    figures = {"peak_memory": _banded(parts.total, band, "bytes", f"{where}; highest at: {moment}")}
-    figures |= {name: _banded(value, band, "bytes") for name, value in asdict(parts).items() if value}
+
+    def banded(value: float, note: str = "") -> Figure:
+        return Figure(value, value / (1 + below), value * (1 + above), "bytes", note)
+
+    figures = {"peak_memory": banded(parts.total, f"{where}; highest at: {moment}")}
+    figures |= {name: banded(value) for name, value in asdict(parts).items() if value}
     machine = speed.machine(hardware, speed.threads_of(spec, hardware), case.precision)
     learned = recall(workspace, machine) if workspace else Learned()
     if statistics is not None:
-        figures |= speed.figures(spec, statistics, hardware, case.job(micro_batch, recompute), learned)
+        figures |= speed.figures(spec, statistics, hardware, job, learned)
     figures |= disk.figures(spec, case.shape, case.precision, statistics)
     choices = {
         "micro_batch": micro_batch,
@@ -103,15 +109,11 @@ def plan(
         choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
     basis = "before data" if statistics is None else "after prepare"
     pace = {"machine": machine, "factor": learned.factor, "runs": learned.runs}
-    return Plan(
-        figures,
-        choices,
-        hardware,
-        basis,
-        pace,
-        list(_notes(case, micro_batch, recompute)),
-        tuple(unusual(spec, config)),
-    )
+    notes = [
+        *_notes(case, micro_batch, recompute),
+        *([speed.basis(learned, machine)] if statistics is not None else []),
+    ]
+    return Plan(figures, choices, hardware, basis, pace, notes, tuple(unusual(spec, config)))
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ class _Case:
     shape: Shape
     statistics: Mapping[str, Any] | None
     hardware: Hardware
+
+    def with_spec(self, spec: Recipe) -> _Case:
+        return replace(self, spec=spec)
 
     @property
     def on_cpu(self) -> bool:
@@ -157,6 +162,10 @@ class _Case:
         # Packed micro-batches are filled to the same number of tokens as rows of the longest length would have.
         packed = spec.train.packing == "auto" and not eager and shape.family.packs and not self._is_windowed(longest)
         tokens = micro_batch * longest
+        if packed and self.statistics is not None:
+            tokens = max(
+                longest, min(tokens, math.ceil(_step_tokens(self.statistics["splits"]["train"], self.batch_size)))
+            )
         step = Pass(
             shape,
             frozenset(lora.targets) if lora else None,
@@ -171,13 +180,14 @@ class _Case:
         )
         return Job(
             step,
+            memory.weight_bytes(spec, shape, WIDTH[self.precision]),
             shape.trainable(spec),
             memory.state_width(spec.train.optimizer),
-            micro_batch < self.batch_size,
-            4.0 * stored_tokens,
-            self.on_cpu,
-            memory.shards(spec),
-            memory.weight_bytes(spec, shape, step.width) if spec.model.quantisation.type != "none" else None,
+            spec.train.processes,
+            accumulates=micro_batch < self.batch_size,
+            data_bytes=4.0 * stored_tokens,
+            on_cpu=self.on_cpu,
+            shards=memory.shards(spec),
         )
 
     def _rows(self) -> tuple[int, float, int]:
@@ -192,6 +202,13 @@ class _Case:
 
     def _is_windowed(self, longest: int) -> bool:
         return self.shape.sliding_window is not None and self.shape.sliding_window < longest
+
+
+def _step_tokens(train: Mapping[str, Any], batch_size: int) -> float:
+    """Tokens of a step with many tokens: lengths add up as draws do, and one step in fifteen is above this."""
+    mean = train["tokens"] / max(1, train["rows"])
+    spread = max(0.0, train.get("p90", train["max"]) - train.get("p50", mean)) / 1.28  # of a normal distribution
+    return batch_size * mean + 1.5 * spread * math.sqrt(batch_size)
 
 
 def _fit(case: _Case) -> tuple[int, bool]:
@@ -231,35 +248,52 @@ def _first_that_fits(case: _Case) -> tuple[int, bool] | None:
 
 
 def _ways_out(case: _Case) -> Iterator[str]:
-    """Changes that make it fit, each alone, with what it would then take; where none is enough, all of them together."""
-    spec = case.spec
-    changes: dict[str, Recipe] = {}
-    if spec.train.micro_batch != "auto":
-        changes["train.micro_batch: auto"] = _with_train(spec, micro_batch="auto")
-    if spec.train.gradient_checkpointing == "off":
-        changes["train.gradient_checkpointing: auto"] = _with_train(spec, gradient_checkpointing="auto")
-    if isinstance(spec.adapter, Full):
-        changes["adapter: lora"] = spec.model_copy(update={"adapter": Lora()})
-    elif spec.model.quantisation.type == "none":
-        packed = spec.model.model_copy(update={"quantisation": Nf4()})
-        changes["model.quantisation: nf4"] = spec.model_copy(update={"model": packed})
-    shorter = spec.data.max_tokens // 2
-    if shorter >= 64:
-        data = spec.data.model_copy(update={"max_tokens": shorter})
-        changes[f"data.max_tokens: {shorter}"] = spec.model_copy(update={"data": data})
-    enough = False
-    for change, changed in changes.items():
-        other = _Case(changed, case.shape, case.statistics, case.hardware)
+    """Changes that make it fit, each alone, with what it would then take; where none is enough, as many as are needed."""
+    changes = list(_changes(case.spec))
+    alone = [(name, case.with_spec(change(case.spec))) for name, change in changes]
+    enough = [
+        (name, other, found) for name, other in alone if _is_allowed(other) and (found := _first_that_fits(other))
+    ]
+    for name, other, found in enough:
+        yield f"{name} (takes {format_bytes(memory.peak(other.job(*found))[1].total)})"
+    if enough:
+        return
+    names, other = [], case
+    for name, change in changes:
+        names.append(name)
+        other = case.with_spec(change(other.spec))
         found = _first_that_fits(other)
         if found:
-            enough = True
-            yield f"{change} (takes {format_bytes(memory.peak(other.job(*found))[1].total)})"
-    if not enough:
-        yield "a smaller model.base, or a machine with more memory: no single change is enough"
+            yield f"together: {', '.join(names)} (takes {format_bytes(memory.peak(other.job(*found))[1].total)})"
+            return
+    yield "a smaller model.base, or a machine with more memory"
 
 
-def _with_train(spec: Recipe, **values: Any) -> Recipe:
-    return spec.model_copy(update={"train": spec.train.model_copy(update=values)})
+def _changes(spec: Recipe) -> Iterator[tuple[str, Callable[[Recipe], Recipe]]]:
+    """What a recipe may still give up, the least first."""
+    if spec.train.micro_batch != "auto":
+        yield "train.micro_batch: auto", lambda spec: _changed(spec, "train", micro_batch="auto")
+    if spec.train.gradient_checkpointing == "off":
+        yield (
+            "train.gradient_checkpointing: auto",
+            lambda spec: _changed(spec, "train", gradient_checkpointing="auto"),
+        )
+    if isinstance(spec.adapter, Full):
+        yield "adapter: lora", lambda spec: spec.model_copy(update={"adapter": Lora()})
+    if spec.model.quantisation.type == "none":  # of no use without an adapter, which comes before it
+        yield "model.quantisation: nf4", lambda spec: _changed(spec, "model", quantisation=Nf4())
+    shorter = spec.data.max_tokens // 2
+    if shorter >= SHORTEST_ADVISED:
+        yield f"data.max_tokens: {shorter}", lambda spec: _changed(spec, "data", max_tokens=shorter)
+
+
+def _is_allowed(case: _Case) -> bool:
+    """Only a frozen base is quantised."""
+    return case.spec.model.quantisation.type == "none" or isinstance(case.spec.adapter, Lora)
+
+
+def _changed(spec: Recipe, section: str, **values: Any) -> Recipe:
+    return spec.model_copy(update={section: getattr(spec, section).model_copy(update=values)})
 
 
 def _notes(case: _Case, micro_batch: int, recompute: bool) -> Iterator[str]:
@@ -274,7 +308,3 @@ def _notes(case: _Case, micro_batch: int, recompute: bool) -> Iterator[str]:
         yield f"without recomputation micro_batch {sizes[-1]} would take {need} of {room}: activations are computed again"
     if not case.shape.is_known:
         yield f"{case.shape.model_type or 'this architecture'} is planned as if it were Llama: the bands are twice as wide"
-
-
-def _banded(value: float, band: float, unit: str, note: str = "") -> Figure:
-    return Figure(value, value / (1 + band), value * (1 + band), unit, note)
