@@ -158,7 +158,7 @@ class _Case:
         longest, learned_share, stored_tokens = self._rows()
         micro_batch = min(micro_batch, self.batch_size)
         lora = spec.adapter if isinstance(spec.adapter, Lora) else None
-        eager = spec.model.attention == "eager"
+        eager = spec.model.attention == "eager" or not shape.family.has_fused_attention
         # Packed micro-batches are filled to the same number of tokens as rows of the longest length would have.
         packed = spec.train.packing == "auto" and not eager and shape.family.packs and not self._is_windowed(longest)
         tokens = micro_batch * longest
