@@ -6,8 +6,7 @@ step_seconds and disk_left of the plan made from config.json and the rows' stati
 train/peak_memory (growth of resident memory from the start of the stage, imports done; on a GPU what torch reserved), the
 median of train/step_seconds without the first, and the bytes of checkpoints and result on the disk.
 
-The configurations of the calibration half are those that the constants of planner/memory.py and planner/speed.py were
-fitted to; the others were looked at afterwards only.
+The constants of planner/memory.py were fitted to the calibration half; the other is held out.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,10 @@ DEEP = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 10, "
 MIDDLE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 8}
 LARGE = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 6, "num_attention_heads": 8}
 WIDE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 12}
-KEY_HEADS = {4: 2, 6: 3, 8: 4, 12: 4}
+NARROW = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 6, "num_attention_heads": 3}
+TALL = {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 8, "num_attention_heads": 5}
+SQUAT = {"hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 3, "num_attention_heads": 10}
+KEY_HEADS = {3: 1, 4: 2, 5: 1, 6: 3, 8: 4, 10: 2, 12: 4}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Configuration:
     config: dict[str, Any] = field(default_factory=dict)
     stored: str = "float32"
     validation_rows: int = 0
+    steps: int = 4
 
 
 CALIBRATION = {
@@ -103,9 +106,45 @@ HOLD_OUT = {
     "55M full 1x128 saves": Configuration("qwen2", WIDE, 16000, "full", 1, 128, validation_rows=4),
     "260K full 8x60 mixed lengths": Configuration("llama", TINY, 512, "full", 8, 60, shortest=20, micro_batches=4),
     "260K lora 32x200": Configuration("llama", TINY, 512, "lora", 32, 200, micro_batches=1),
+    "2M lora 24x100": Configuration("llama", NARROW, 1500, "lora", 24, 100),
+    "2M full 10x333 on two threads": Configuration("llama", NARROW, 1500, "full", 10, 333, settings=("train.threads=2",)),
+    "2M eager full 3x300": Configuration("mistral", NARROW, 1500, "full", 3, 300, settings=("model.attention=eager",)),
+    "2M lora rank 64 8x256 all learned": Configuration(
+        "qwen2", NARROW, 1500, "lora", 8, 256, learned_share=0.99, settings=("adapter.rank=64",)
+    ),
+    "2M full 20x40..90 rows": Configuration(
+        "qwen3", NARROW, 1500, "full", 20, 90, shortest=40, settings=("train.packing=off",)
+    ),
+    "2M lora 8x48..256, 30 steps": Configuration("llama", NARROW, 1500, "lora", 8, 256, shortest=48, steps=30),
+    "10M lora 6x320": Configuration("llama", TALL, 7000, "lora", 6, 320),
+    "10M qwen3 full 3x400": Configuration("qwen3", TALL, 7000, "full", 3, 400),
+    "10M mistral lora 10x150 recomputed": Configuration("mistral", TALL, 7000, "lora", 10, 150, "on"),
+    "10M qwen2 full 2x700 recomputed": Configuration("qwen2", TALL, 7000, "full", 2, 700, "on", micro_batches=3),
+    "10M lora 4x256 stored bf16, 20 steps": Configuration(
+        "llama", TALL, 7000, "lora", 4, 256, stored="bfloat16", micro_batches=1, steps=20
+    ),
+    "10M gemma lora 4x200": Configuration("gemma", TALL, 7000, "lora", 4, 200),
+    "10M smollm3 full 4x256": Configuration("smollm3", TALL, 7000, "full", 4, 256, micro_batches=1),
+    "17M full 2x300 untied": Configuration(
+        "llama", SQUAT, 12000, "full", 2, 300, config={"tie_word_embeddings": False}
+    ),
+    "17M qwen3 lora 3x500": Configuration("qwen3", SQUAT, 12000, "lora", 3, 500, micro_batches=1),
+    "17M lora 12x30..128": Configuration("mistral", SQUAT, 12000, "lora", 12, 128, shortest=30),
+    "17M full sgd with momentum 6x200 saves": Configuration(
+        "llama", SQUAT, 12000, "full", 6, 200, validation_rows=10,
+        settings=("train.optimizer={type: sgd, momentum: 0.9}", "train.evaluate_every=1"),
+    ),
+    "17M lora 2x900 recomputed, validated": Configuration(
+        "qwen2", SQUAT, 12000, "lora", 2, 900, "on", micro_batches=1, validation_rows=6
+    ),
+    "45M qwen2 lora 1x512 vocabulary 50k": Configuration("qwen2", LARGE, 50000, "lora", 1, 512, micro_batches=4),
+    "45M full 2x100 vocabulary 50k saves": Configuration(
+        "llama", LARGE, 50000, "full", 2, 100, validation_rows=4, settings=("train.evaluate_every=2",)
+    ),
 }  # fmt: skip
 CONFIGURATIONS = {**CALIBRATION, **HOLD_OUT}
-STEPS, ROWS = 4, 64
+ROWS = 64
+FIGURES = ("peak_memory", "step_seconds", "disk_left")
 
 
 def main() -> None:
@@ -114,16 +153,25 @@ def main() -> None:
     arguments.add_argument("--model", help="its model folder")
     arguments.add_argument("--only", default="", help="configurations whose name holds this text; nothing is stored")
     arguments.add_argument("--lines", help="also append each result to this file, and take over what it holds already")
+    arguments.add_argument(
+        "--replan", action="store_true", help="measure nothing: hold the plans of today against what --lines holds"
+    )
     asked = arguments.parse_args()
     if asked.one:
         print(json.dumps(measure(asked.one, Path(asked.model))))
         return
+    from tunesmith.planner import hardware
+
     lines = Path(asked.lines) if asked.lines else None
     done = {entry["name"]: entry for entry in _lines(lines)}
     found = []
     for name in CONFIGURATIONS:
-        if asked.only not in name:
+        if asked.only not in name or (asked.replan and name not in done):
             continue
+        if asked.replan:
+            done[name] |= beside(
+                name, {figure: done[name][figure]["measured"] for figure in FIGURES}, hardware.detect()
+            )
         if name not in done:
             done[name] = in_fresh_processes(name)
             if lines:
@@ -133,13 +181,13 @@ def main() -> None:
         print(line(found[-1]), flush=True)
     if not asked.only:
         on_gpu = any(entry["device"] != "cpu" for entry in found)
-        parts = {
-            half: summary(entry for entry in found if entry["half"] == half) for half in ("calibration", "hold-out")
-        }
-        store("planner-gpu" if on_gpu else "planner", {**parts, "all": summary(found), "configurations": found})
+        halves = {half: [entry for entry in found if entry["half"] == half] for half in ("calibration", "hold-out")}
+        summaries = {half: summary(entries) if entries else "not measured" for half, entries in halves.items()}
+        how = "measured earlier, planned anew (--replan)" if asked.replan else "measured and planned in one go"
+        store("planner-gpu" if on_gpu else "planner", {"how": how, **summaries, "configurations": found})
 
 
-def _lines(path: Path | None) -> Iterable[dict[str, Any]]:
+def _lines(path: Path | None) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()] if path and path.exists() else []
 
 
@@ -165,9 +213,7 @@ def in_fresh_processes(name: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def summary(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    entries = list(found)
-
+def summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
     def of(figure: str) -> dict[str, Any]:
         errors = [entry[figure]["error"] for entry in entries]
         return {
@@ -178,7 +224,17 @@ def summary(found: Iterable[dict[str, Any]]) -> dict[str, Any]:
             "median_absolute_error": round(statistics.median(map(abs, errors)), 4),
         }
 
-    return {figure: of(figure) for figure in ("peak_memory", "step_seconds", "disk_left")}
+    return {figure: of(figure) for figure in FIGURES}
+
+
+def config_of(case: Configuration) -> dict[str, Any]:
+    """What config.json says; the planner needs no more."""
+    heads = case.sizes["num_attention_heads"]
+    return {
+        **case.sizes, "model_type": case.kind, "num_key_value_heads": KEY_HEADS[heads], "vocab_size": case.vocabulary,
+        "tie_word_embeddings": True, "head_dim": case.sizes["hidden_size"] // heads, "max_position_embeddings": 2048,
+        "eos_token_id": 1, "bos_token_id": None, "pad_token_id": 0, "dtype": case.stored, **case.config,
+    }  # fmt: skip
 
 
 def make_model(name: str, folder: str) -> None:
@@ -186,80 +242,102 @@ def make_model(name: str, folder: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     case = CONFIGURATIONS[name]
-    heads, special = case.sizes["num_attention_heads"], {"eos_token_id": 1, "bos_token_id": None, "pad_token_id": 0}
-    settings = {
-        "num_key_value_heads": KEY_HEADS[heads], "vocab_size": case.vocabulary, "tie_word_embeddings": True,
-        "head_dim": case.sizes["hidden_size"] // heads, "max_position_embeddings": 2048,
-    }  # fmt: skip
-    config = AutoConfig.for_model(case.kind, **{**case.sizes, **settings, **special, **case.config})
+    settings = {key: value for key, value in config_of(case).items() if key not in ("model_type", "dtype")}
     torch.manual_seed(0)
+    config = AutoConfig.for_model(case.kind, **settings)
     AutoModelForCausalLM.from_config(config, dtype=getattr(torch, case.stored)).save_pretrained(folder)
     Path(folder, "tokenizer.json").write_text("{}")  # rows are made of ids; only its presence is looked at
 
 
-def measure(name: str, model: Path) -> dict[str, Any]:
-    import numpy as np
-
-    from tunesmith import planner
-    from tunesmith.planner import hardware
+def recipe_of(case: Configuration, model: str, on_gpu: bool) -> Any:
     from tunesmith.recipe import parse_recipe
-    from tunesmith.runs.dataset import Dataset, DatasetWriter
-    from tunesmith.runs.run import Run
-    from tunesmith.stages.train.run import run as train
 
-    case = CONFIGURATIONS[name]
-    machine = hardware.detect()
-    spec = parse_recipe(
+    return parse_recipe(
         "{name: planner, data: {sources: rows.jsonl}}",
-        [f"model.base={model}", f"adapter={{type: {case.adapter}}}", f"train.max_steps={STEPS}",
+        [f"model.base={model}", f"adapter={{type: {case.adapter}}}", f"train.max_steps={case.steps}",
          f"train.batch_size={case.micro_batch * case.micro_batches}", f"train.micro_batch={case.micro_batch}",
          f"train.gradient_checkpointing={case.recompute}", f"data.max_tokens={case.tokens}", "train.epochs=100",
          "export={merged: false, adapter: false}",  # only training runs here
-         *(() if machine.gpus else ("model.precision=fp32", "train.threads=1")), *case.settings],
+         *(() if on_gpu else ("model.precision=fp32", "train.threads=1")), *case.settings],
     )  # fmt: skip
+
+
+def rows_of(case: Configuration) -> Iterator[tuple[str, Any, int]]:
+    """(split, ids, first learned token) of each row: the same for each call."""
+    import numpy as np
+
+    drawn = np.random.default_rng(0)
+    for split, rows in (("train", ROWS), ("validation", case.validation_rows)):
+        for length in map(int, drawn.integers(case.shortest or case.tokens, case.tokens + 1, rows)):
+            cut = max(1, round(length * (1 - case.learned_share)))
+            yield split, drawn.integers(2, case.vocabulary, length).astype(np.int32), cut
+
+
+def statistics_of(case: Configuration) -> dict[str, Any]:
+    """As prepare writes them."""
+    import numpy as np
+
+    splits = {}
+    for name in ("train", "validation"):
+        found = [(len(ids), len(ids) - cut) for split, ids, cut in rows_of(case) if split == name] or [(0, 0)]
+        lengths, learned = np.array(found).T
+        rows = case.validation_rows if name == "validation" else ROWS
+        splits[name] = {"rows": rows, "tokens": int(lengths.sum()), "learned_tokens": int(learned.sum())}
+        splits[name] |= {f"p{q}": int(np.percentile(lengths, q)) for q in (50, 90)} | {"max": int(lengths.max())}
+    return {"splits": splits}
+
+
+def measure(name: str, model: Path) -> dict[str, Any]:
+    from tunesmith import planner
+    from tunesmith.planner import hardware
+    from tunesmith.runs.dataset import DatasetWriter
+    from tunesmith.runs.run import Run
+    from tunesmith.stages.train.run import run as train
+
+    case, machine = CONFIGURATIONS[name], hardware.detect()
+    spec = recipe_of(case, str(model), bool(machine.gpus))
     run = Run.open_or_create(model / "work", spec)
     run.stage_key = "planner"
-    told: dict[str, Any] = {}
     with run.store.create("Dataset", "rows", producer={}) as draft:
-        writer, drawn = DatasetWriter(draft.path), np.random.default_rng(0)
-        for split, rows in (("train", ROWS), ("validation", case.validation_rows)):
-            lengths = drawn.integers(case.shortest or case.tokens, case.tokens + 1, rows)
-            learned = 0
-            for row, length in enumerate(map(int, lengths)):
-                cut = max(1, round(length * (1 - case.learned_share)))
-                ids = drawn.integers(2, case.vocabulary, length).astype(np.int32)
-                writer.add(ids, [[cut, length, 1.0]], row, split)
-                learned += length - cut
-            told[split] = {"rows": rows, "tokens": int(lengths.sum()), "learned_tokens": learned}
-            told[split] |= {f"p{q}": int(np.percentile(lengths, q)) if rows else 0 for q in (50, 90)}
-            told[split]["max"] = int(lengths.max()) if rows else 0
+        writer = DatasetWriter(draft.path)
+        for row, (split, ids, cut) in enumerate(rows_of(case)):
+            writer.add(ids, [[cut, len(ids), 1.0]], row, split)
         writer.close(ledger=[])
-    config = json.loads((model / "config.json").read_bytes())
-    plan = planner.plan(spec, config, statistics={"splits": told}, hardware=machine)
-    run.write_plan(plan.to_json())
     assert draft.artifact is not None
-    assert Dataset(draft.artifact.path).num_examples == ROWS + case.validation_rows
+    config = json.loads((model / "config.json").read_bytes())
+    run.write_plan(planner.plan(spec, config, statistics=statistics_of(case), hardware=machine).to_json())
     train(spec, {"dataset": draft.artifact}, run)
 
     events = run.events()
-    peak = next(event.value for event in events if event.name == "train/peak_memory")
     seconds = [event.value for event in events if event.name == "train/step_seconds"][1:]
     made = [path for kind in ("checkpoint", "adapter", "model") for path in (run.store.root / kind).rglob("*")]
+    measured = {
+        "peak_memory": next(event.value for event in events if event.name == "train/peak_memory"),
+        "step_seconds": statistics.median(seconds),
+        "disk_left": sum(path.stat().st_size for path in made if path.is_file()),
+    }
+    told = {"device": machine.gpus[0].name if machine.gpus else "cpu", "load_average": round(os.getloadavg()[0], 2)}
+    return beside(name, measured, machine) | told | {"commit": provenance()["commit"]}
+
+
+def beside(name: str, measured: dict[str, float], machine: Any) -> dict[str, Any]:
+    """The plan as it is made now, held against what was measured. Arithmetic only."""
+    from tunesmith import planner
+
+    case = CONFIGURATIONS[name]
+    spec = recipe_of(case, "model", bool(machine.gpus))
+    plan = planner.plan(spec, config_of(case), statistics=statistics_of(case), hardware=machine)
     return {
         "name": name,
         "half": "calibration" if name in CALIBRATION else "hold-out",
-        "device": machine.gpus[0].name if machine.gpus else "cpu",
         **asdict(case),
-        "peak_memory": beside(plan.figures["peak_memory"], peak),
-        "step_seconds": beside(plan.figures["step_seconds"], statistics.median(seconds)),
-        "disk_left": beside(plan.figures["disk_left"], sum(path.stat().st_size for path in made if path.is_file())),
+        **{figure: _judged(plan.figures[figure], value) for figure, value in measured.items()},
         "note": plan.figures["peak_memory"].note,
         "parts": {part: round(figure.value) for part, figure in plan.figures.items() if figure.unit == "bytes"},
-        "commit": provenance()["commit"],
     }
 
 
-def beside(figure: Any, measured: float) -> dict[str, Any]:
+def _judged(figure: Any, measured: float) -> dict[str, Any]:
     return {
         "predicted": round(figure.value, 4),
         "low": round(figure.low, 4),

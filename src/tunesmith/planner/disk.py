@@ -12,9 +12,8 @@ from tunesmith.planner.memory import state_width
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Lora, Recipe
 
-TOKENIZER_BYTES = (
-    90  # per entry of the vocabulary: tokenizer.json of Llama 3 (128 k: 9 MB), Qwen 2.5 (152 k: 7 MB + merges)
-)
+# Per entry of the vocabulary: tokenizer.json of Llama 3 (128 k) has about 9 MB, of Qwen 2.5 (152 k) about 7 MB.
+TOKENIZER_BYTES = 90
 SMALL_FILES = 0.3e6  # configs, cards, manifests, report, events
 TENSOR_HEADER = 150  # bytes that safetensors writes beside a tensor's values, its optimizer's step count included
 VALIDATIONS_PER_RUN = 10  # of evaluate_every: auto
@@ -23,7 +22,7 @@ VALIDATIONS_PER_RUN = 10  # of evaluate_every: auto
 def figures(spec: Recipe, shape: Shape, precision: str, statistics: Mapping[str, Any] | None) -> dict[str, Figure]:
     """disk: the most at once, while a checkpoint is written. disk_left: when the run has ended.
 
-    Bounds are the cases of the best checkpoint being one of the newest or an older one; and 5 % for small files.
+    Bounds are the cases of the best checkpoint being one of the newest or an older one; and 5 % for what is not counted.
     """
     one = _checkpoint(spec, shape)
     saves = _saves(spec, num_steps(spec, statistics))
@@ -87,4 +86,4 @@ def _result_and_exports(spec: Recipe, shape: Shape, precision: str) -> float:
 
 
 def _between(low: float, high: float, note: str) -> Figure:
-    return Figure((low + high) / 2, low * 0.95, high * 1.05, "bytes", note)
+    return Figure((low + high) / 2, (low - SMALL_FILES) * 0.95, high * 1.05, "bytes", note)

@@ -84,15 +84,20 @@ def plan(
     refuse_unmet(spec, config, has_cuda=bool(hardware.gpus))
     case = _Case(spec, Shape.of(config), statistics, hardware)
     micro_batch, recompute = _fit(case)
-    moment, parts = memory.peak(case.job(micro_batch, recompute))
-    band = (memory.CPU_BAND if case.on_cpu else memory.GPU_BAND) * (1 if case.shape.is_known else 2)
+    job = case.job(micro_batch, recompute)
+    moment, parts = memory.peak(job)
+    below, above = memory.band(job)
     where = "growth after imports" if case.on_cpu else "reserved on the GPU"
-    figures = {"peak_memory": _banded(parts.total, band, "bytes", f"{where}; highest at: {moment}")}
-    figures |= {name: _banded(value, band, "bytes") for name, value in asdict(parts).items() if value}
+
+    def banded(value: float, note: str = "") -> Figure:
+        return Figure(value, value / (1 + below), value * (1 + above), "bytes", note)
+
+    figures = {"peak_memory": banded(parts.total, f"{where}; highest at: {moment}")}
+    figures |= {name: banded(value) for name, value in asdict(parts).items() if value}
     machine = speed.machine(hardware, speed.threads_of(spec, hardware), case.precision)
     learned = recall(workspace, machine) if workspace else Learned()
     if statistics is not None:
-        figures |= speed.figures(spec, statistics, hardware, case.job(micro_batch, recompute), learned)
+        figures |= speed.figures(spec, statistics, hardware, job, learned)
     figures |= disk.figures(spec, case.shape, case.precision, statistics)
     choices = {
         "micro_batch": micro_batch,
@@ -104,15 +109,11 @@ def plan(
         choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
     basis = "before data" if statistics is None else "after prepare"
     pace = {"machine": machine, "factor": learned.factor, "runs": learned.runs}
-    return Plan(
-        figures,
-        choices,
-        hardware,
-        basis,
-        pace,
-        list(_notes(case, micro_batch, recompute)),
-        tuple(unusual(spec, config)),
-    )
+    notes = [
+        *_notes(case, micro_batch, recompute),
+        *([speed.basis(learned, machine)] if statistics is not None else []),
+    ]
+    return Plan(figures, choices, hardware, basis, pace, notes, tuple(unusual(spec, config)))
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class _Case:
         longest, learned_share, stored_tokens = self._rows()
         micro_batch = min(micro_batch, self.batch_size)
         lora = spec.adapter if isinstance(spec.adapter, Lora) else None
-        eager = spec.model.attention == "eager"
+        eager = spec.model.attention == "eager" or not shape.family.has_fused_attention
         # Packed micro-batches are filled to the same number of tokens as rows of the longest length would have.
         packed = spec.train.packing == "auto" and not eager and shape.family.packs and not self._is_windowed(longest)
         tokens = micro_batch * longest
@@ -307,7 +308,3 @@ def _notes(case: _Case, micro_batch: int, recompute: bool) -> Iterator[str]:
         yield f"without recomputation micro_batch {sizes[-1]} would take {need} of {room}: activations are computed again"
     if not case.shape.is_known:
         yield f"{case.shape.model_type or 'this architecture'} is planned as if it were Llama: the bands are twice as wide"
-
-
-def _banded(value: float, band: float, unit: str, note: str = "") -> Figure:
-    return Figure(value, value / (1 + band), value * (1 + band), unit, note)

@@ -22,6 +22,7 @@ class Family:
     norms: of D features in a block. qk_norm: over the features of each head, or of the whole row of heads. is_tied: what
     a config.json means that does not say. fused: q, k, v in one layer, gate and up in another. has_plain_head: logits
     are the output layer's, so that they are computed at learned positions only. packs: documents go through end to end.
+    has_fused_attention: else transformers has eager attention only for it.
     """
 
     norms: int = 2
@@ -31,6 +32,7 @@ class Family:
     fused: bool = False
     has_plain_head: bool = True
     packs: bool = True
+    has_fused_attention: bool = True
 
 
 FAMILIES = {
@@ -43,7 +45,7 @@ FAMILIES = {
     "granite": Family(has_plain_head=False),
     "olmo2": Family(qk_norm="row"),
     "gemma": Family(is_tied=True),
-    "gemma2": Family(norms=4, is_tied=True, has_plain_head=False, packs=False),
+    "gemma2": Family(norms=4, is_tied=True, has_plain_head=False, packs=False, has_fused_attention=False),
     "gemma3_text": Family(norms=4, qk_norm="head", is_tied=True),
 }
 

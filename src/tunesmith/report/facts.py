@@ -137,8 +137,12 @@ def _plan_beside_measured(run: Run, events: list[Event]) -> list[dict[str, Any]]
     for event in events:
         if event.name in ("train/peak_memory", "train/steps"):
             measured[event.name.partition("/")[2]] = float(event.value)
-    steps = [float(event.value) for event in events if event.name == "train/step_seconds"]
+    steps = _values(events, "train/step_seconds")
     if steps:
         measured["step_seconds"] = sum(steps) / len(steps)
-        measured["train_seconds"] = sum(steps)
+        measured["train_seconds"] = sum(steps) + sum(_values(events, "validation/seconds"))
     return [{"name": name, **figure, "measured": measured.get(name)} for name, figure in plan["figures"].items()]
+
+
+def _values(events: list[Event], name: str) -> list[float]:
+    return [float(event.value) for event in events if event.name == name]

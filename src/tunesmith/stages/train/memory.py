@@ -14,10 +14,8 @@ from typing import ClassVar
 import torch
 
 M_MMAP_THRESHOLD = -3  # of mallopt, glibc's malloc.h
-RETURNED_FROM, KEPT_FROM = (
-    128 * 1024,
-    32 * 1024 * 1024,
-)  # bytes: glibc's first threshold, and the highest it grows to by itself
+# Bytes: glibc's first threshold, and the highest that it grows to by itself.
+RETURNED_FROM, KEPT_FROM = 128 * 1024, 32 * 1024 * 1024
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
