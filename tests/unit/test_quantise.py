@@ -57,7 +57,7 @@ def test_a_word_or_a_section(asked: list[str], expected: Any) -> None:
 
 def test_a_quantised_base_is_not_trained_itself() -> None:
     with pytest.raises(
-        RecipeError, match=r"(?s)RCP-030 model\.quantisation: is nf4, and adapter: full .*adapter: lora"
+        RecipeError, match=r"(?s)RCP-030 model\.quantisation \(--set\): is nf4, and adapter: full .*adapter: lora"
     ):
         recipe("model.quantisation=nf4", "adapter=full")
 
