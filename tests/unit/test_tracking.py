@@ -195,7 +195,10 @@ def test_a_list_a_word_and_sections_all_read_naturally() -> None:
     ("text", "message"),
     [
         ("[console, comet]", r"RCP-011 track\.to\.1: is 'comet'\n  expected: .*tensorboard"),
-        ("{to: [console], wandb: {project: x}}", r"RCP-051 track\.wandb \(line \d+\): has settings, and wandb is not in track\.to"),
+        (
+            "{to: [console], wandb: {project: x}}",
+            r"RCP-051 track\.wandb \(line \d+\): has settings, and wandb is not in track\.to",
+        ),
         (
             "{wandb: {url: 'https://me:pa55word@host/'}}",
             r"RCP-052 track\.wandb\.url \(line \d+\): https://\*\*\*@host/ holds a name",
@@ -204,7 +207,10 @@ def test_a_list_a_word_and_sections_all_read_naturally() -> None:
             "{mlflow: {uri: 'http://me:pa55word@host/'}}",
             r"RCP-052 track\.mlflow\.uri \(line \d+\): .*\n.*\n.*MLFLOW_TRACKING_PASSWORD",
         ),
-        ("{mlflow: {uri: ./mlruns}}", r"RCP-053 track\.mlflow\.uri \(line \d+\): is '\./mlruns'.*\n.*\n.*sqlite:///mlflow\.db"),
+        (
+            "{mlflow: {uri: ./mlruns}}",
+            r"RCP-053 track\.mlflow\.uri \(line \d+\): is '\./mlruns'.*\n.*\n.*sqlite:///mlflow\.db",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_with_the_recipe(text: str, message: str) -> None:
