@@ -1,9 +1,10 @@
-"""Training speed on the CPU: full fine-tuning in fp32 of models of 1, 8 and 30 M parameters, beside TRL with packing.
+"""Training speed on the CPU: full fine-tuning in fp32 of models of 1, 8 and 30 M parameters, beside TRL at its fastest way.
 
 Both sides train on the same ids and learn the same tokens (real instruction rows under TUNESMITH_TEST_DATA), each in a
-process of its own, in turn: ours, TRL, ours, TRL ... The first step of each process warms up and is not counted; loading
-and preparing are not counted either. `share` is the time that the step's matrix multiplications take alone, by `torch.mm`
-at those very shapes, over the time of the whole step: what is left to gain is 1 - share.
+process of its own, in turn: ours, TRL, ours, TRL ... TRL lays out short rows in the fastest of its documented ways, found
+by one look at each. The first step of each process warms up and is not counted; loading and preparing are not counted
+either. `share` is the time that the step's matrix multiplications take alone, by `torch.mm` at those very shapes, over the
+time of the whole step: what is left to gain is 1 - share.
 
     python benchmarks/train_cpu.py --peer PATH/TO/PYTHON_WITH_TRL [--sizes 1m 8m 30m] [--repeats 5]
 """
@@ -23,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from peers.trl_sft import WAYS
 from record import RESULTS, ROOT, store
 
 # hidden, feed-forward, layers, heads, vocabulary; steps: timed in each process.
@@ -77,6 +79,7 @@ def compare(size: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any
         )
     )
     ours, theirs = [], []
+    way = ""
     share: dict[str, float] = {}
     for repeat in range(asked.repeats):
         own = worker([sys.executable, __file__, "--ours", str(recipe), str(folder / f"work-{repeat}"), str(repeat)])
@@ -84,7 +87,12 @@ def compare(size: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any
         share = own.get("matmul") or share
         command = [asked.peer, str(ROOT / "benchmarks/peers/trl_sft.py"), str(model), own["dataset"]]
         command += ["--tokens", str(round(own["tokens_per_step"])), "--length", str(MAX_TOKENS)]
-        theirs.append(worker([*command, "--steps", str(steps), "--threads", str(asked.threads)]))
+        command += ["--rows", str(BATCH_SIZE), "--steps", str(steps), "--threads", str(asked.threads)]
+        if not way:
+            tried = {name: worker([*command, "--way", name])["learned_per_s"] for name in WAYS}
+            way = max(tried, key=tried.__getitem__)
+            print(f"{size}: TRL's ways, learned tokens/s: {tried}")
+        theirs.append(worker([*command, "--way", way]))
         print(f"{size} {repeat + 1}/{asked.repeats}: {own['tokens_per_s']:.0f} beside {theirs[-1]['tokens_per_s']:.0f}")
     one, two = ([side["tokens_per_s"] for side in sides] for sides in (ours, theirs))
     ratios = [a / b for a, b in zip(one, two, strict=True)]
@@ -102,6 +110,8 @@ def compare(size: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any
         "trl_tokens_per_step": round(theirs[-1]["tokens_per_step"]),
         "repeats": asked.repeats,
         "layout": own["layout"],
+        "trl_way": way,
+        "trl_ways_learned_per_s": {name: round(value, 1) for name, value in tried.items()},
         **share,
         "trl": theirs[-1]["versions"],
     }

@@ -1,9 +1,9 @@
-"""One side of benchmarks/train_cpu.py: TRL's SFTTrainer with packing, at its documented settings, on a Dataset's tokens.
+"""One side of benchmarks/train_cpu.py: TRL's SFTTrainer at its documented settings, on a Dataset's tokens.
 
 Runs in an environment of its own (trl, datasets, transformers, torch); reads the Dataset with numpy alone, so that both
 sides train on the same ids and learn the same tokens. Prints one JSON line.
 
-    python benchmarks/peers/trl_sft.py MODEL DATASET --tokens 3000 --steps 6 --threads 2
+    python benchmarks/peers/trl_sft.py MODEL DATASET --tokens 3000 --steps 6 --threads 2 --way wrapped
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+
+# The ways that TRL documents to lay short rows into a batch, and what each sets in SFTConfig.
+WAYS = {
+    "bfd": {"packing": True, "packing_strategy": "bfd"},  # whole rows end to end, padding-free
+    "wrapped": {"packing": True, "packing_strategy": "wrapped"},  # rows cut at max_length, attending across rows
+    "by length": {
+        "packing": False,
+        "train_sampling_strategy": "group_by_length",
+    },  # padded, rows of like length together
+}
 
 
 def rows_of(folder: Path) -> list[dict[str, list[int]]]:
@@ -39,6 +49,10 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--tokens", type=int, required=True, help="real tokens per step to come near to")
     parser.add_argument("--length", type=int, required=True, help="tokens of a packed row")
+    parser.add_argument(
+        "--rows", type=int, required=True, help="rows per step that are as many tokens, where not packed"
+    )
+    parser.add_argument("--way", choices=WAYS, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     asked = parser.parse_args()
@@ -62,17 +76,19 @@ def main() -> None:
 
     class Counting(SFTTrainer):
         def training_step(self, model, inputs, *rest, **options):  # type: ignore[no-untyped-def]
-            tokens.append(inputs["input_ids"].numel())
+            mask = inputs.get("attention_mask")  # padding is not counted
+            tokens.append(int(mask.sum()) if mask is not None else inputs["input_ids"].numel())
             learned.append(int((inputs["labels"] != -100).sum()))
             return super().training_step(model, inputs, *rest, **options)
 
+    packed = WAYS[asked.way]["packing"]
     with tempfile.TemporaryDirectory() as scratch:
         config = SFTConfig(
             output_dir=scratch,
-            packing=True,  # bfd, padding-free: TRL's fastest documented way
+            **WAYS[asked.way],
             max_length=asked.length,
             completion_only_loss=True,
-            per_device_train_batch_size=max(1, round(asked.tokens / asked.length)),
+            per_device_train_batch_size=max(1, round(asked.tokens / asked.length)) if packed else asked.rows,
             max_steps=asked.steps + 1,
             learning_rate=3e-4,
             optim="adamw_torch_fused",
