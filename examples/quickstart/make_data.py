@@ -19,12 +19,36 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # so that a test can import this file from anywhere
 
 import wordings as seen
+import wordings_composed
 import wordings_unseen
 import wordings_validation
 
-PARTS = {"seen": seen, "validation": wordings_validation, "unseen": wordings_unseen}  # whose words a message is made of
+# Whose words a message is made of: those of training come from two modules, the others from one.
+APART = {"validation": wordings_validation, "unseen": wordings_unseen}
+TABLES = {
+    "core": "CORES",
+    "urgency": "URGENCY",
+    "order": "ORDERS",
+    "opening": "OPENINGS",
+    "closing": "CLOSINGS",
+    "brand": "BRANDS",
+    "thing": "THINGS",
+    "kind": "KINDS",
+}
+# How often training takes a piece from wordings_composed and not from wordings.
+COMPOSED = {
+    "core": 0.25,
+    "urgency": 0.4,
+    "order": 0.4,
+    "opening": 0.15,
+    "closing": 0.15,
+    "brand": 0.25,
+    "thing": 0.4,
+    "kind": 0.4,
+    "number": 0.25,
+}
 SEED = 17
-SIZES = {"train": 7500, "validation": 160, "test": 240, "test_unseen": 240}
+SIZES = {"train": 8400, "validation": 160, "test": 240, "test_unseen": 240}
 FLAWS = {
     "exact_duplicates": 150,
     "near_duplicates": 100,
@@ -51,24 +75,41 @@ class Desk:
 
     rng: Random
     numbers: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
     messages: set[str] = field(default_factory=set)
     count: int = 0
 
+    def words(self, part: str, what: str, *label: str) -> str:
+        """A piece of a message in the words of that part. Training takes none that another part asks with."""
+        rng = self.rng
+        if part in APART:
+            if what == "number":
+                return APART[part].number(rng)
+            table = getattr(APART[part], TABLES[what])
+            return rng.choice(table[label[0]] if label else table)
+        while part == "training" and rng.random() < COMPOSED[what]:
+            text = getattr(wordings_composed, what)(rng, *label)
+            if text not in seen.apart():
+                return text
+        return getattr(seen, what)(rng, *label)
+
     def order_number(self, part: str) -> str:
-        """In a style of the part, new in every call."""
+        """In a style of the part, new in every call; training's hold none of those that were drawn for other parts."""
         while True:
-            number = PARTS[part].number(self.rng)
-            if number not in self.numbers:
-                self.numbers.add(number)
-                return number
+            number = self.words(part, "number")
+            if number in self.numbers or (part == "training" and any(asked in number for asked in self.asked)):
+                continue
+            self.numbers.add(number)
+            if part != "training":
+                self.asked.add(number)
+            return number
 
     def record(self, part: str) -> dict:
         """The facts of one message."""
-        rng, words = self.rng, PARTS[part]
-        brand = seen.brand(rng) if part == "seen" else rng.choice(words.BRANDS)
-        product = [brand, rng.choice(words.THINGS)]
+        rng = self.rng
+        product = [self.words(part, "brand"), self.words(part, "thing")]
         if rng.random() < 0.12:
-            product.insert(1, rng.choice(words.KINDS))
+            product.insert(1, self.words(part, "kind"))
         return {
             "intent": rng.choice(INTENTS),
             "product": " ".join(product),
@@ -78,27 +119,18 @@ class Desk:
 
     def compose(self, record: dict, part: str) -> str:
         """The message: opening, what it is about, urgency and order number in any order, closing."""
-        rng, words = self.rng, PARTS[part]
-        patterns = seen.PATTERNS[record["intent"]] if part == "seen" else ()
-        middle = [seen.wording(rng, words.CORES[record["intent"]], patterns).format(p=record["product"])]
-        middle.append(self.urgency(record["urgency"], part))
+        rng = self.rng
+        middle = [self.words(part, "core", record["intent"]).format(p=record["product"])]
+        if record["urgency"] != "normal" or rng.random() >= 0.4:  # a normal matter often says nothing about its urgency
+            middle.append(self.words(part, "urgency", record["urgency"]))
         if record["order_number"]:
-            patterns = seen.ORDER_PATTERNS if part == "seen" else ()
-            middle.append(seen.wording(rng, words.ORDERS, patterns).format(o=record["order_number"]))
+            middle.append(self.words(part, "order").format(o=record["order_number"]))
         rng.shuffle(middle)
-        parts = [rng.choice(words.OPENINGS), *middle, rng.choice(words.CLOSINGS)]
+        parts = [self.words(part, "opening"), *middle, self.words(part, "closing")]
         text = " ".join(piece for piece in parts if piece)
         return misspell(rng, text, record) if rng.random() < 0.08 else text
 
-    def urgency(self, label: str, part: str) -> str:
-        """A sentence that tells the urgency; a normal matter often says nothing about it."""
-        if label == "normal" and self.rng.random() < 0.4:
-            return ""
-        return seen.wording(
-            self.rng, PARTS[part].URGENCY[label], seen.URGENCY_PATTERNS[label] if part == "seen" else ()
-        )
-
-    def row(self, part: str = "seen") -> Row:
+    def row(self, part: str = "training") -> Row:
         """A new row with the right answer and a good score."""
         record = self.record(part)
         message = self.compose(record, part)
@@ -272,7 +304,7 @@ def write_data(folder: Path | str, seed: int = SEED) -> dict:
     desk = Desk(Random(seed))
     parts = {
         "validation": [desk.row(("seen", "validation")[at % 2]) for at in range(SIZES["validation"])],
-        "test": [desk.row() for _ in range(SIZES["test"])],
+        "test": [desk.row("seen") for _ in range(SIZES["test"])],
         "test_unseen": [desk.row("unseen") for _ in range(SIZES["test_unseen"])],
     }
     lines = training_lines(desk, parts["test"] + parts["test_unseen"])

@@ -1,6 +1,6 @@
 # ruff: noqa: SIM905 (word lists are read and edited as running text)
 # fmt: off
-"""What customers of the quickstart's support desk write in training and in `test.jsonl`. `{p}` is the product, `{o}` the
+"""What customers of the quickstart's support desk write in `test.jsonl` and most often in training. `{p}` is the product, `{o}` the
 order number. What validation and the unseen part ask with is in wordings_validation.py and wordings_unseen.py."""
 
 from __future__ import annotations
@@ -269,11 +269,36 @@ def _pieces(pattern: str) -> list[tuple[str, bool]]:
     return [piece for piece in out if piece[0]]
 
 
-def wording(rng: Random, sentences: tuple[str, ...], patterns: tuple[str, ...] = ()) -> str:
-    """A sentence of the list, or a way through one of the patterns where there are some."""
-    if not patterns or rng.random() < 0.4:
+def core(rng: Random, intent: str) -> str:
+    """What a message is about."""
+    return _wording(rng, CORES[intent], PATTERNS[intent])
+
+
+def urgency(rng: Random, label: str) -> str:
+    """How urgent it is."""
+    return _wording(rng, URGENCY[label], URGENCY_PATTERNS[label])
+
+
+def order(rng: Random) -> str:
+    """Which order it is about."""
+    return _wording(rng, ORDERS, ORDER_PATTERNS)
+
+
+def _wording(rng: Random, sentences: tuple[str, ...], patterns: tuple[str, ...]) -> str:
+    """A sentence of the list, or more often a way through one of the patterns."""
+    if rng.random() < 0.4:
         return rng.choice(sentences)
     return rng.choice(_expanded(rng.choice(patterns)))
+
+
+def opening(rng: Random) -> str:
+    """The first words of a message, or none."""
+    return rng.choice(OPENINGS)
+
+
+def closing(rng: Random) -> str:
+    """The last words of a message, or none."""
+    return rng.choice(CLOSINGS)
 
 
 @cache
@@ -305,26 +330,50 @@ def brand(rng: Random) -> str:
             return name
 
 
+def thing(rng: Random) -> str:
+    """What the product is."""
+    return rng.choice(THINGS)
+
+
+def kind(rng: Random) -> str:
+    """Which one of a series it is."""
+    return rng.choice(KINDS)
+
+
 def number(rng: Random) -> str:
     """An order number in one of many styles, so that it is copied as it stands: `ORD-48213`, `482135`, `#4821`, `QRT-4821` ..."""
     return rng.choice(NUMBER_STYLES)(rng)
 
 
-def _digits(rng: Random, count: int) -> str:
+def style(text: str) -> str:
+    """What kind of number it is: `QRT-4821` is `AAA-9999`."""
+    return "".join("9" if sign.isdigit() else "A" if sign.isalpha() else sign for sign in text)
+
+
+@cache
+def styles_apart() -> frozenset[str]:
+    """The styles of numbers that belong to the validation wordings or to the unseen part."""
+    rng = Random(0)
+    return frozenset(style(part.number(rng)) for part in (wordings_validation, wordings_unseen) for _ in range(500))
+
+
+def digits(rng: Random, count: int) -> str:
+    """So many digits, the first one not zero."""
     return str(rng.randrange(10 ** (count - 1), 10**count))
 
 
-def _letters(rng: Random, count: int) -> str:
+def letters(rng: Random, count: int) -> str:
+    """So many capitals."""
     return "".join(rng.choice(LETTERS) for _ in range(count))
 
 
 NUMBER_STYLES = (
-    lambda rng: f"ORD-{_digits(rng, 5)}",
-    lambda rng: _digits(rng, 6),
-    lambda rng: _digits(rng, 8),
-    lambda rng: f"#{_digits(rng, 4)}",
-    lambda rng: f"{_letters(rng, 3)}-{_digits(rng, 4)}",
-    lambda rng: f"{_letters(rng, 1)}{_digits(rng, 6)}",
-    lambda rng: f"{_digits(rng, 4)}/{_letters(rng, 2)}",
-    lambda rng: f"{_digits(rng, 3)}-{_digits(rng, 4)}-{_digits(rng, 2)}",
+    lambda rng: f"ORD-{digits(rng, 5)}",
+    lambda rng: digits(rng, 6),
+    lambda rng: digits(rng, 8),
+    lambda rng: f"#{digits(rng, 4)}",
+    lambda rng: f"{letters(rng, 3)}-{digits(rng, 4)}",
+    lambda rng: f"{letters(rng, 1)}{digits(rng, 6)}",
+    lambda rng: f"{digits(rng, 4)}/{letters(rng, 2)}",
+    lambda rng: f"{digits(rng, 3)}-{digits(rng, 4)}-{digits(rng, 2)}",
 )

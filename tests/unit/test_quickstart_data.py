@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("make_data", "wordings", "wordings_validation", "wordings_unseen")
+MODULES = ("make_data", "wordings", "wordings_composed", "wordings_validation", "wordings_unseen")
 PART_OF_FILE = {"test": "seen", "validation": "validation", "test_unseen": "unseen"}
 
 
@@ -119,14 +119,11 @@ def test_training_has_no_wording_of_a_part_that_is_apart(scripts: SimpleNamespac
 
 
 def test_no_order_number_of_the_unseen_part_has_a_style_of_training(scripts: SimpleNamespace) -> None:
-    def style(number: str) -> str:
-        return "".join("9" if c.isdigit() else "A" if c.isalpha() else c for c in number)
-
-    def styles(module: object) -> set[str]:
+    def styles(module: object, draws: int = 500) -> set[str]:
         rng = Random(1)
-        return {style(module.number(rng)) for _ in range(500)}
+        return {scripts.training.style(module.number(rng)) for _ in range(draws)}
 
-    known = styles(scripts.training) | styles(scripts.apart["validation"])
+    known = styles(scripts.training, 20_000) | styles(scripts.apart["validation"])
     assert len(styles(scripts.apart["unseen"])) == 3
     assert not styles(scripts.apart["unseen"]) & known
 
