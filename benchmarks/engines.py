@@ -25,6 +25,7 @@ ENGINES = {
     "deepspeed zero 3": "{type: deepspeed, zero_stage: 3}",
 }
 METHODS = {"full": ("full", 0.0), "lora": ("lora", 0.0), "lora, dropout 0.1": ("lora", 0.1)}
+QUANTISED = ("ddp", "fsdp")  # DeepSpeed is refused by name with a quantised base
 LIMIT = 1e-5
 
 
@@ -43,6 +44,11 @@ def main() -> None:
         pair = GlooPair(f"{scratch}/store")
         try:
             rows = [measure(pair, gradients, place, engine, method) for method in METHODS for engine in ENGINES]
+            rows += [
+                measure(pair, gradients, place, engine, "lora", kind)
+                for kind in ("nf4", "int8")
+                for engine in QUANTISED
+            ]
         finally:
             pair.close()
     store(
@@ -51,10 +57,12 @@ def main() -> None:
     )
 
 
-def measure(pair: Any, gradients: Any, place: dict[str, Any], engine: str, method: str) -> dict[str, Any]:
+def measure(
+    pair: Any, gradients: Any, place: dict[str, Any], engine: str, method: str, quantisation: str = "none"
+) -> dict[str, Any]:
     """One row: the largest absolute differences, and whether each is within the limit."""
     adapter, dropout = METHODS[method]
-    settings = {**place, "adapter": adapter, "dropout": dropout}
+    settings = {**place, "adapter": adapter, "dropout": dropout, "quantisation": quantisation}
     one = gradients.trajectory(**settings)
     two, other = pair.call("gradients:trajectory", **settings, engine=ENGINES[engine])
     saved = pair.call("gradients:some_steps", first=1, last=3, **settings, engine=ENGINES[engine])[0]
@@ -66,11 +74,14 @@ def measure(pair: Any, gradients: Any, place: dict[str, Any], engine: str, metho
         "resume_error_on_one_process": distance(resumed, straight),
     }
     row = {
-        "engine": engine, "adapter": method, "quantisation": "none", **errors,
+        "engine": engine, "adapter": method, "quantisation": quantisation, **errors,
         "unequal_labels": all(a != b for a, b in zip(two["labels"], other["labels"], strict=True)),
         "proven": all(error <= LIMIT for error in errors.values()),
     }  # fmt: skip
-    print(f"{engine:<18}{method:<20}" + "  ".join(f"{error:.1e}" for error in errors.values()), flush=True)
+    print(
+        f"{engine:<18}{method:<20}{quantisation:<6}" + "  ".join(f"{error:.1e}" for error in errors.values()),
+        flush=True,
+    )
     return row
 
 

@@ -2,7 +2,7 @@
 
     python make_data.py OUT_DIR [--seed 17]
 
-Writes train.jsonl (with planted flaws), validation.jsonl, test.jsonl, test_unseen.jsonl and planted.json, which says how
+Writes train.jsonl (with planted flaws), validation.jsonl, test.jsonl, test_unseen.jsonl, test_free.jsonl and planted.json, which says how
 many flaws of each kind there are and at which lines (1-based) of train.jsonl. Same seed, same bytes.
 """
 
@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # so that a test can i
 
 import wordings as seen
 import wordings_composed
-import wordings_unseen
+import wordings_free
 import wordings_validation
 
 # Whose words a message is made of: those of training come from two modules, the others from one.
-APART = {"validation": wordings_validation, "unseen": wordings_unseen}
+APART = {"validation": wordings_validation, "free": wordings_free}
 TABLES = {
     "core": "CORES",
     "urgency": "URGENCY",
@@ -35,20 +35,21 @@ TABLES = {
     "thing": "THINGS",
     "kind": "KINDS",
 }
+TEMPLATES = ("core", "urgency", "order", "opening", "closing")  # of which a quarter is held out of training
 # How often training takes a piece from wordings_composed and not from wordings.
 COMPOSED = {
-    "core": 0.25,
-    "urgency": 0.4,
-    "order": 0.4,
-    "opening": 0.15,
-    "closing": 0.15,
-    "brand": 0.25,
-    "thing": 0.4,
-    "kind": 0.4,
-    "number": 0.25,
+    "core": 0.1,
+    "urgency": 0.15,
+    "order": 0.15,
+    "opening": 0.1,
+    "closing": 0.1,
+    "brand": 0.2,
+    "thing": 0.3,
+    "kind": 0.3,
+    "number": 0.1,
 }
 SEED = 17
-SIZES = {"train": 8400, "validation": 160, "test": 240, "test_unseen": 240}
+SIZES = {"train": 7500, "validation": 160, "test": 240, "test_unseen": 240, "test_free": 200}
 FLAWS = {
     "exact_duplicates": 150,
     "near_duplicates": 100,
@@ -82,10 +83,13 @@ class Desk:
     def words(self, part: str, what: str, *label: str) -> str:
         """A piece of a message in the words of that part. Training takes none that another part asks with."""
         rng = self.rng
-        if part in APART:
+        if part == "unseen" and what in TEMPLATES:
+            return getattr(seen, what)(rng, *label, held_out=True)
+        if part in APART or part == "unseen":
+            module = APART.get(part, wordings_free)
             if what == "number":
-                return APART[part].number(rng)
-            table = getattr(APART[part], TABLES[what])
+                return module.number(rng)
+            table = getattr(module, TABLES[what])
             return rng.choice(table[label[0]] if label else table)
         while part == "training" and rng.random() < COMPOSED[what]:
             text = getattr(wordings_composed, what)(rng, *label)
@@ -306,8 +310,9 @@ def write_data(folder: Path | str, seed: int = SEED) -> dict:
         "validation": [desk.row(("seen", "validation")[at % 2]) for at in range(SIZES["validation"])],
         "test": [desk.row("seen") for _ in range(SIZES["test"])],
         "test_unseen": [desk.row("unseen") for _ in range(SIZES["test_unseen"])],
+        "test_free": [desk.row("free") for _ in range(SIZES["test_free"])],
     }
-    lines = training_lines(desk, parts["test"] + parts["test_unseen"])
+    lines = training_lines(desk, parts["test"] + parts["test_unseen"] + parts["test_free"])
     (folder / "train.jsonl").write_bytes(b"".join(line.data + b"\n" for line in lines))
     for name, rows in parts.items():
         (folder / f"{name}.jsonl").write_bytes(b"".join(encode(row) + b"\n" for row in rows))

@@ -1,7 +1,8 @@
 # ruff: noqa: SIM905 (word lists are read and edited as running text)
 # fmt: off
-"""What customers of the quickstart's support desk write in `test.jsonl` and most often in training. `{p}` is the product, `{o}` the
-order number. What validation and the unseen part ask with is in wordings_validation.py and wordings_unseen.py."""
+"""What customers of the quickstart's support desk write in `test.jsonl` and most often in training; a quarter of the templates is
+held out for `test_unseen.jsonl`. `{p}` is the product, `{o}` the order number. What validation and the free part ask with is in
+wordings_validation.py and wordings_free.py."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from functools import cache
 from itertools import product
 from random import Random
 
-import wordings_unseen
+import wordings_free
 import wordings_validation
 
 CORES = {
@@ -252,11 +253,13 @@ ORDER_PATTERNS = (
 SYLLABLES = ("ba be bo da de do fa fi ga go ka ke ko la le lo ma me mi na no pa pe ra ri ro sa se so ta te to va ve vo za zo".split(),
              "bar dan del fen gar hal jin kor lan mir nol pex quin ras sol tan vex wil yor zan".split())
 
+HOLD_OUT_SEED = 4  # drawn before any score of what it holds out; not to be drawn again
+
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """Every way through the [a|b] brackets of a pattern."""
+    """Every way through the [a|b] brackets of a pattern; of an empty text the empty text."""
     parts = [text.split("|") if is_choice else [text] for text, is_choice in _pieces(pattern)]
     return tuple("".join(way) for way in product(*parts))
 
@@ -269,54 +272,71 @@ def _pieces(pattern: str) -> list[tuple[str, bool]]:
     return [piece for piece in out if piece[0]]
 
 
-def core(rng: Random, intent: str) -> str:
+def core(rng: Random, intent: str, *, held_out: bool = False) -> str:
     """What a message is about."""
-    return _wording(rng, CORES[intent], PATTERNS[intent])
+    return _wording(rng, CORES[intent], PATTERNS[intent], held_out)
 
 
-def urgency(rng: Random, label: str) -> str:
+def urgency(rng: Random, label: str, *, held_out: bool = False) -> str:
     """How urgent it is."""
-    return _wording(rng, URGENCY[label], URGENCY_PATTERNS[label])
+    return _wording(rng, URGENCY[label], URGENCY_PATTERNS[label], held_out)
 
 
-def order(rng: Random) -> str:
+def order(rng: Random, *, held_out: bool = False) -> str:
     """Which order it is about."""
-    return _wording(rng, ORDERS, ORDER_PATTERNS)
+    return _wording(rng, ORDERS, ORDER_PATTERNS, held_out)
 
 
-def _wording(rng: Random, sentences: tuple[str, ...], patterns: tuple[str, ...]) -> str:
-    """A sentence of the list, or more often a way through one of the patterns."""
-    if rng.random() < 0.4:
-        return rng.choice(sentences)
-    return rng.choice(_expanded(rng.choice(patterns)))
-
-
-def opening(rng: Random) -> str:
+def opening(rng: Random, *, held_out: bool = False) -> str:
     """The first words of a message, or none."""
-    return rng.choice(OPENINGS)
+    return rng.choice(templates(OPENINGS, held_out))
 
 
-def closing(rng: Random) -> str:
+def closing(rng: Random, *, held_out: bool = False) -> str:
     """The last words of a message, or none."""
-    return rng.choice(CLOSINGS)
+    return rng.choice(templates(CLOSINGS, held_out))
+
+
+def _wording(rng: Random, sentences: tuple[str, ...], patterns: tuple[str, ...], held_out: bool) -> str:
+    """A sentence of the list, or more often a way through one of the patterns."""
+    table = sentences if rng.random() < 0.4 else patterns
+    if held_out:
+        return rng.choice(expanded(rng.choice(templates(table, True))))
+    return rng.choice(rng.choice(_open_to_training(table)))
 
 
 @cache
-def _expanded(pattern: str) -> tuple[str, ...]:
-    """Without what a part apart from training asks with."""
-    kept = tuple(text for text in expand(pattern) if text not in apart())
-    assert kept, pattern
-    return kept
+def templates(table: tuple[str, ...], held_out: bool) -> tuple[str, ...]:
+    """The quarter of a table that only `test_unseen.jsonl` asks with, or what is left of it; drawn once, by HOLD_OUT_SEED."""
+    distinct = sorted(set(table) - {""})
+    drawn = set(Random(HOLD_OUT_SEED).sample(distinct, round(len(distinct) / 4)))
+    return tuple(text for text in table if not text or (text in drawn) == held_out)
+
+
+@cache
+def expanded(pattern: str) -> tuple[str, ...]:
+    """Every way through a pattern, worked out once."""
+    return expand(pattern)
+
+
+@cache
+def _open_to_training(table: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Per template that is not held out its sentences, without those that a part apart from training asks with."""
+    found = (tuple(text for text in expanded(one) if text not in apart()) for one in templates(table, False))
+    return tuple(sentences for sentences in found if sentences)
 
 
 @cache
 def apart() -> frozenset[str]:
-    """Every sentence and name that belongs to the validation wordings or to the unseen part."""
+    """Every sentence and name that belongs to another part than training."""
     found: set[str] = set()
-    for part in (wordings_validation, wordings_unseen):
+    for part in (wordings_validation, wordings_free):
         for table in (part.CORES, part.URGENCY):
             found.update(text for texts in table.values() for text in texts)
         found.update((*part.ORDERS, *part.OPENINGS, *part.CLOSINGS, *part.BRANDS, *part.THINGS, *part.KINDS))
+    tables = [*CORES.values(), *PATTERNS.values(), *URGENCY.values(), *URGENCY_PATTERNS.values()]
+    for table in (*tables, ORDERS, ORDER_PATTERNS, OPENINGS, CLOSINGS):
+        found.update(text for template in templates(table, True) for text in expanded(template))
     return frozenset(found - {""})
 
 
@@ -352,9 +372,9 @@ def style(text: str) -> str:
 
 @cache
 def styles_apart() -> frozenset[str]:
-    """The styles of numbers that belong to the validation wordings or to the unseen part."""
+    """The styles of numbers that belong to the validation wordings or to the free ones."""
     rng = Random(0)
-    return frozenset(style(part.number(rng)) for part in (wordings_validation, wordings_unseen) for _ in range(500))
+    return frozenset(style(part.number(rng)) for part in (wordings_validation, wordings_free) for _ in range(500))
 
 
 def digits(rng: Random, count: int) -> str:

@@ -9,10 +9,9 @@ the order number. `test.jsonl` has nothing of this file.
 from __future__ import annotations
 
 import re
-from functools import cache
 from random import Random
 
-from wordings import digits, expand, letters, style, styles_apart
+from wordings import digits, expanded, letters, style, styles_apart
 
 # What the customer wants to do: follows "to".
 WISHES = {
@@ -251,17 +250,12 @@ def contracted(rng: Random, text: str) -> str:
 
 def urgency(rng: Random, label: str) -> str:
     """How urgent it is."""
-    return rng.choice(_expanded(rng.choice(URGENCY_PATTERNS[label])))
+    return rng.choice(expanded(rng.choice(URGENCY_PATTERNS[label])))
 
 
 def order(rng: Random) -> str:
     """Which order it is about."""
-    return rng.choice(_expanded(rng.choice(ORDER_PATTERNS)))
-
-
-@cache
-def _expanded(pattern: str) -> tuple[str, ...]:
-    return expand(pattern)
+    return rng.choice(expanded(rng.choice(ORDER_PATTERNS)))
 
 
 def opening(rng: Random) -> str:

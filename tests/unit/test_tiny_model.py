@@ -151,7 +151,7 @@ def test_corpus_is_not_on_the_quickstart_task(scripts: dict, tmp_path: Path) -> 
     scripts["make_data"].write_data(tmp_path)
     rows = [
         json.loads(line)
-        for name in ("test", "test_unseen")
+        for name in ("test", "test_unseen", "test_free")
         for line in (tmp_path / f"{name}.jsonl").read_bytes().splitlines()
     ]
     assert not {row["messages"][0]["content"] for row in rows} & set(texts)

@@ -1,6 +1,6 @@
 # ruff: noqa: SIM905 (word lists are read and edited as running text)
 # fmt: off
-"""Wordings, products and order numbers of `test_unseen.jsonl`: training and validation never see one of them.
+"""Wordings, products and order numbers of `test_free.jsonl`: training and validation never see one of them.
 
 Frozen: written before any model was asked about them, by somebody who had not seen which of the earlier ones a model
 missed. They are not edited for a score; where a score disappoints, the training side changes (wordings.py, recipe.yaml).
