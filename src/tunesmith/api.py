@@ -173,18 +173,21 @@ def tune(
 def serve(target: Run | Path | str, *, workspace: Path | str = WORKSPACE, **options: Any) -> None:
     """Keep an OpenAI-compatible endpoint for a finished Run, or for a model folder, until Ctrl-C or SIGTERM.
 
-    options: host, port, token, on_ready, on_phase (see stages.serve.run.keep).
+    options: host, port, token, overrides ("serve.key=value"), on_ready, on_phase (see stages.serve.run.keep).
     """
     from tunesmith.stages.serve.run import keep
 
-    keep(_served(target, workspace), **options)
+    keep(_served(target, workspace), workspace=Path(workspace), **options)
 
 
 def chat(target: Run | Path | str, *, workspace: Path | str = WORKSPACE, **options: Any) -> None:
-    """Talk to a Run, a model folder, or the URL of an endpoint. options: token, message, system, temperature."""
+    """Talk to a Run, a model folder, or the URL of an endpoint.
+
+    options: token, message, system, model, temperature, top_p, max_tokens, seed.
+    """
     from tunesmith.stages.serve.chat import chat as talk
 
-    talk(target if "://" in str(target) else _served(target, workspace), **options)
+    talk(target if "://" in str(target) else _served(target, workspace), workspace=Path(workspace), **options)
 
 
 # ---------------------------------------------------------------------------------------------------- before training

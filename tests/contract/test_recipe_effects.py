@@ -305,46 +305,81 @@ def exported(bench: Bench, overrides: tuple[str, ...]) -> Any:
 
 
 def endpoint(bench: Bench, overrides: tuple[str, ...]) -> Any:
-    """Where `serve` would listen, and the bounds of a request; nothing is started."""
+    """Where `serve` would listen, what holds for a request, what the engine is told; nothing is started."""
+    from tunesmith.stages.serve import checks
     from tunesmith.stages.serve import endpoint as module
     from tunesmith.stages.serve.limits import Limits
+    from tunesmith.stages.serve.protocol import Defaults
     from tunesmith.stages.serve.run import keep
 
-    spec = bench.recipe(overrides)
-    (bench.folder / "served").mkdir(exist_ok=True)
-    (bench.folder / "served" / "evaluation.json").write_text('{"gate": {"verdict": "ship"}}')
-    made = {
-        "export": {"export": SimpleNamespace(path=bench.tiny)},
-        "evaluate": {"evaluation": SimpleNamespace(path=bench.folder / "served")},
-    }
-    run = SimpleNamespace(id="r", path=bench.folder / "served", recipe=spec, outputs=made.get)
+    run = exported_run(bench, overrides)
     asked: list[Any] = []
 
     def listen(host: str, port: int) -> None:
         asked.append((host, port))
         raise InterruptedError
 
+    class Told(module.Endpoint):
+        def __init__(self, deployment: Any, **options: Any) -> None:
+            super().__init__(deployment, **options)
+            asked.append((self._engine_spec.to_json(), list(deployment.choices)))
+
     with bench.patch.context() as patch:
         patch.setattr(module, "listen", listen)
+        patch.setattr(importlib.import_module("tunesmith.stages.serve.run"), "Endpoint", Told)
+        # A machine that could do either, so that the choice shows.
+        patch.setattr(checks, "find_spec", lambda name: True)
+        patch.setattr(checks.hardware, "detect", lambda: SimpleNamespace(gpus=("a GPU",)))
         with pytest.raises(InterruptedError):
             keep(run)  # type: ignore[arg-type]
-    return asked, asdict(Limits.of(spec.serve, context=2048))
+    serve = run.recipe.serve
+    return asked, asdict(Limits.of(serve, context=2048)), Defaults.of(serve, 400).to_json()
+
+
+def exported_run(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """A Run by its face, whose exported model is the tiny one; with an adapter folder that recipes may name."""
+    from tunesmith.runs.run import Run
+
+    spec = bench.recipe(overrides)
+    folder = bench.folder / "served"
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text('{"gate": {"verdict": "ship"}}')
+    line = {"part": "test", "messages": [], "tuned": "", "tuned_ids": [], "finish": "stop"}
+    (folder / "answers.jsonl").write_text("".join(json.dumps({"row": n, **line}) + "\n" for n in range(50)))
+    (bench.folder / "adapter").mkdir(exist_ok=True)
+    (bench.folder / "adapter" / "adapter_config.json").write_text('{"r": 8}')
+    made = {
+        "export": {"export": SimpleNamespace(path=bench.tiny)},
+        "evaluate": {"evaluation": SimpleNamespace(path=folder)},
+    }
+
+    class Finished(Run):
+        def __init__(self) -> None:
+            self.path, self.workspace = folder, bench.folder
+
+        id = "r"
+        stopping = False
+        recipe = pinned_recipe = spec
+
+        def outputs(self, stage: str) -> Any:
+            return made.get(stage)
+
+        def record(self, *told: Any, **more: Any) -> None:
+            pass
+
+    return Finished()
 
 
 def proof(bench: Bench, overrides: tuple[str, ...]) -> Any:
     """How many prompts the stage would ask its endpoint."""
     from tunesmith.stages.serve import run as module
 
-    spec = bench.recipe(overrides)
-    folder = bench.folder / "evaluated"
-    folder.mkdir(exist_ok=True)
-    (folder / "evaluation.json").write_text('{"gate": {"verdict": "ship"}}')
-    line = {"part": "test", "messages": [], "tuned": "", "tuned_ids": [], "finish": "stop"}
-    (folder / "answers.jsonl").write_text("".join(json.dumps({"row": n, **line}) + "\n" for n in range(50)))
+    run = exported_run(bench, overrides)
     asked: list[int] = []
 
     class Stopped:
         is_ready = True
+        engine = SimpleNamespace(facts=dict)
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             pass
@@ -355,17 +390,16 @@ def proof(bench: Bench, overrides: tuple[str, ...]) -> Any:
         def __exit__(self, *error: object) -> None:
             pass
 
-    def ask(endpoint: Any, questions: list[Any], *more: Any) -> None:
-        asked.append(len(questions))
+    def ask(endpoint: Any, exam: Any, run: Any) -> None:
+        asked.append(len(exam.questions))
         raise InterruptedError
 
-    inputs = {name: SimpleNamespace(path=folder) for name in ("evaluation", "export")}
-    run = SimpleNamespace(path=folder, record=lambda *told, **more: None, stopping=False)
+    inputs = {**run.outputs("evaluate"), **run.outputs("export")}
     with bench.patch.context() as patch:
         patch.setattr(module, "Endpoint", Stopped)
         patch.setattr(module, "ask", ask)
         with pytest.raises(InterruptedError):
-            module.run(spec, inputs, run)  # type: ignore[arg-type]
+            module.run(run.recipe, inputs, run)
     return asked
 
 
@@ -641,6 +675,12 @@ EFFECTS: dict[str, Effect] = {
     "export.dtype": Effect(exported),
     "serve.host": Effect(endpoint, reruns=()),
     "serve.port": Effect(endpoint, reruns=()),
+    "serve.engine": Effect(endpoint),
+    "serve.compile": Effect(endpoint),
+    "serve.quantisation": Effect(endpoint),
+    "serve.adapters": Effect(endpoint),
+    "serve.temperature": Effect(endpoint, reruns=()),
+    "serve.top_p": Effect(endpoint, reruns=()),
     "serve.max_new_tokens": Effect(endpoint),
     "serve.max_body_bytes": Effect(endpoint),
     "serve.queue": Effect(endpoint),

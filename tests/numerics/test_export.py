@@ -238,7 +238,7 @@ def test_a_template_that_renders_otherwise_is_refused(
 def test_a_held_model_is_neither_exported_nor_handed_out_nor_served(
     model_dir: Path, adapter_dir: Path, tmp_path: Path
 ) -> None:
-    from tunesmith.stages.serve.run import served_model
+    from tunesmith.stages.serve.run import deployment_of
 
     small = evaluated(tmp_path / "work", model_dir, adapter_dir, right="base")
     evaluation = small.evaluate()
@@ -257,13 +257,13 @@ def test_a_held_model_is_neither_exported_nor_handed_out_nor_served(
         deliver(small.run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(GateError, match="SRV-007"):
-        served_model(small.run)
+        deployment_of(small.run)
     # Without a judgement nothing goes out either.
     (evaluation.path / "evaluation.json").unlink()
     with pytest.raises(UsageError, match=r"EXP-004 .*no evaluation that says it may ship"):
         deliver(small.run, tmp_path / "out")
     with pytest.raises(UsageError, match=r"SRV-010 .*nothing says that it may be served"):
-        served_model(small.run)
+        deployment_of(small.run)
 
 
 def test_a_delivered_folder_is_whole_names_no_machine_and_replaces_nothing(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.errors import GateError, ModelError, UsageError
+from tunesmith.errors import GateError, ModelError, RecipeError, UsageError
+from tunesmith.recipe.tree import Serve
 
 pytest.importorskip("starlette")
 from tunesmith.stages.serve.limits import Limits, Refusal
@@ -66,19 +68,35 @@ def test_answer_length_is_bounded_by_the_recipe_and_by_the_context() -> None:
         limits.answer_tokens(100, 1)
 
 
-def test_the_models_generation_settings_hold_where_a_request_says_nothing() -> None:
-    assert Defaults.of({"temperature": 0.7, "top_p": 0.9}, 400) == Defaults(0.0, 1.0, 400), "it does not sample"
-    assert Defaults.of({"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 20}, 400) == SAMPLED
-    assert Defaults.of({"do_sample": True}, 400) == Defaults(1.0, 1.0, 400)
+def test_the_recipe_says_what_holds_where_a_request_says_nothing() -> None:
+    assert Defaults.of(Serve(), 400) == Defaults(0.7, 0.95, 400)
+    assert Defaults.of(Serve(temperature=0), 400) == Defaults(0.0, 0.95, 400)
 
-    def asked(**changes: object) -> tuple[float, float, int]:
+    def asked(**changes: object) -> tuple[float, float, int, int | None]:
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **changes}
-        ask = parse(json.dumps(body).encode(), "chat", "m", 400, SAMPLED)
-        return ask.temperature, ask.top_p, ask.top_k
+        ask = parse(json.dumps(body).encode(), "chat", ["m"], 400, SAMPLED)
+        return ask.temperature, ask.top_p, ask.top_k, ask.seed
 
-    assert asked() == (0.7, 0.9, 20)
-    assert asked(temperature=0) == (0, 0.9, 20)
-    assert asked(temperature=1.5, top_p=0.5, top_k=3) == (1.5, 0.5, 3)
+    assert asked() == (0.7, 0.9, 20, None)
+    assert asked(temperature=0) == (0, 0.9, 20, None)
+    assert asked(temperature=1.5, top_p=0.5, top_k=3, seed=7) == (1.5, 0.5, 3, 7)
+    assert asked(top_k=10**9)[2] == 400
+    assert asked(temperature=1e-300)[0] == 0, "scores divided by it would be infinite, and end the engine"
+
+
+def test_the_authors_of_a_model_folder_say_how_it_samples_unless_the_user_does() -> None:
+    own = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20}
+    assert Defaults.of(Serve(), 400, own) == Defaults(0.6, 0.9, 20)
+    assert Defaults.of(Serve(), 400, {"do_sample": True}) == Defaults(1.0, 1.0, 400)
+    assert Defaults.of(Serve(), 400, {"temperature": 0.6}) == Defaults(0.7, 0.95, 400), "it does not sample"
+    assert Defaults.of(Serve(temperature=0.2), 400, own, {"temperature"}) == Defaults(0.2, 0.9, 20)
+
+
+def test_a_model_that_is_not_there_is_refused_with_those_that_are() -> None:
+    body = json.dumps({"model": "c", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    with pytest.raises(Refusal, match='serves "a", "b"') as refused:
+        parse(body, "chat", ["a", "b"], 400, SAMPLED)
+    assert (refused.value.status, refused.value.code) == (404, "model_not_found")
 
 
 def test_text_parts_are_joined_and_developer_is_system() -> None:
@@ -87,7 +105,7 @@ def test_text_parts_are_joined_and_developer_is_system() -> None:
         "model": "m",
         "messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts}],
     }
-    ask = parse(json.dumps(body).encode(), "chat", "m", 400, SAMPLED)
+    ask = parse(json.dumps(body).encode(), "chat", ["m"], 400, SAMPLED)
     assert ask.messages == ({"role": "system", "content": "be brief"}, {"role": "user", "content": "ab"})
 
 
@@ -119,7 +137,7 @@ def test_the_token_file_is_for_this_user_alone_and_goes_at_the_end(tmp_path: Pat
 
 
 def test_a_model_that_the_gate_holds_is_not_served() -> None:
-    from tunesmith.stages.serve.run import obey_gate
+    from tunesmith.stages.serve.deployment import obey_gate
 
     obey_gate({"gate": {"verdict": "ship", "reason": ""}})
     with pytest.raises(GateError, match=r"SRV-007.*no gain") as caught:
@@ -177,8 +195,6 @@ def test_what_a_terminal_would_obey_is_shown_instead() -> None:
 
 
 def test_the_cpu_cache_holds_all_requests_or_as_many_as_its_bound_and_always_one_context() -> None:
-    from types import SimpleNamespace
-
     from tunesmith.stages.serve.engine import CACHE_BYTES_CPU, PAGE_TOKENS, cpu_cache
 
     small = SimpleNamespace(
@@ -194,3 +210,120 @@ def test_the_cpu_cache_holds_all_requests_or_as_many_as_its_bound_and_always_one
     medium = SimpleNamespace(**{**vars(large), "max_position_embeddings": 2048})
     bytes_per_block = 2 * 32 * 2 * 1024 * 4 * PAGE_TOKENS
     assert cpu_cache(medium, 64, 4)[0] == CACHE_BYTES_CPU // bytes_per_block
+
+
+def test_what_is_drawn_follows_from_seed_and_position_and_has_the_right_shares() -> None:
+    import torch
+
+    from tunesmith.stages.serve.sampling import Seeded
+
+    seeded = Seeded("seed", -1)
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    scores_RV = probabilities.log().repeat(4000, 1)
+
+    def draw(seed: int, positions: range) -> torch.Tensor:
+        states = [
+            SimpleNamespace(state=SimpleNamespace(logit_processor_kwargs={"seed": seed}, position_offset=position))
+            for position in positions
+        ]
+        kept_RV = seeded(scores_RV[: len(states)], seeded.prepare_tensor_args(states))
+        assert torch.isfinite(kept_RV).sum(-1).eq(1).all(), "one token is left, hence sampling cannot choose another"
+        return kept_RV.argmax(-1)
+
+    drawn = draw(3, range(4000))
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    assert torch.allclose(shares, probabilities, atol=0.03)
+    assert torch.equal(draw(3, range(100, 200)), drawn[100:200]), "who else is in the batch does not matter"
+    assert not torch.equal(draw(4, range(100)), drawn[:100])
+    without = [SimpleNamespace(state=SimpleNamespace(logit_processor_kwargs={}, position_offset=1))]
+    assert torch.equal(seeded(scores_RV[:1], seeded.prepare_tensor_args(without)), scores_RV[:1])
+
+
+# ----------------------------------------------------------------------------------------------------------- engines
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *packages: str, gpus: int = 0) -> None:
+    from tunesmith.stages.serve import checks
+
+    monkeypatch.setattr(checks, "find_spec", lambda name: object() if name in packages else None)
+    monkeypatch.setattr(checks.hardware, "detect", lambda: SimpleNamespace(gpus=("H200",) * gpus))
+
+
+def test_vllm_serves_where_it_is_installed_and_a_gpu_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.stages.serve.checks import check_settings
+
+    machine(monkeypatch, "vllm", "bitsandbytes", gpus=1)
+    assert check_settings(Serve()) == "vllm"
+    assert check_settings(Serve(engine="transformers")) == "transformers"
+    assert check_settings(Serve(quantisation="int8")) == "transformers", "vLLM cannot"
+    assert check_settings(Serve(quantisation="nf4", compile=True, adapters={"a": "b"})) == "vllm"
+    machine(monkeypatch, "vllm")
+    assert check_settings(Serve()) == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("packages", "gpus", "settings", "code", "says"),
+    [
+        (("vllm",), 0, {"engine": "vllm"}, "SRV-013", "lacks a GPU"),
+        ((), 1, {"engine": "vllm"}, "SRV-013", "lacks the package vllm"),
+        (("vllm", "bitsandbytes"), 1, {"engine": "vllm", "quantisation": "int8"}, "SRV-015", "not to int8"),
+        ((), 0, {"quantisation": "nf4"}, "SRV-015", "bitsandbytes is not installed"),
+        ((), 0, {"compile": True, "adapters": {"a": "b"}}, "SRV-014", "do not go together"),
+    ],
+)
+def test_what_this_machine_cannot_serve_is_refused_by_name_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, packages: tuple, gpus: int, settings: dict, code: str, says: str
+) -> None:
+    from tunesmith.recipe import Recipe
+    from tunesmith.stages.serve.checks import check
+
+    machine(monkeypatch, *packages, gpus=gpus)
+    with pytest.raises(RecipeError, match=says) as refused:
+        check(Recipe.model_validate({"data": {"sources": [{"path": "rows.jsonl"}]}, "serve": settings}))
+    assert (refused.value.code, refused.value.exit_status) == (code, 64)
+
+
+def test_the_command_line_of_vllm_says_all_that_the_recipe_says(tmp_path: Path) -> None:
+    from tunesmith.stages.serve.engine_spec import EngineSpec
+
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 12, "rank_pattern": {"q_proj": 20}}')
+    spec = EngineSpec(tmp_path, 4, 512, "bf16", "vllm", quantisation="nf4", adapters={"adapter0": adapter})
+    command = spec.command("/tmp/engine.sock")
+    told = " ".join(command[command.index("--uds") :])
+    assert told == (
+        f"--uds /tmp/engine.sock --model {tmp_path} --served-model-name model --dtype bfloat16 --max-model-len 512 "
+        "--max-num-seqs 4 --generation-config vllm --enforce-eager --quantization bitsandbytes --enable-lora --max-loras 1 "
+        f"--max-lora-rank 32 --lora-modules adapter0={adapter}"
+    )
+    assert "--enforce-eager" not in EngineSpec(tmp_path, 4, 512, "bf16", "vllm", compile=True).command("s")
+    assert EngineSpec.from_json(spec.to_json()) == spec
+
+
+# -------------------------------------------------------------------------------------------------------------- chat
+
+
+def test_the_chat_shows_and_changes_how_answers_are_made() -> None:
+    from tunesmith.stages.serve.chat import Conversation, Sampling, obey
+
+    def card(name: str) -> SimpleNamespace:
+        defaults = {"temperature": 0.7, "top_p": 0.95, "top_k": 400}
+        return SimpleNamespace(id=name, model_extra={"defaults": defaults, "max_tokens": 512, "context": 2048})
+
+    client = SimpleNamespace(models=SimpleNamespace(list=lambda: SimpleNamespace(data=[card("desk"), card("base")])))
+    talk = Conversation(client, None, Sampling(top_p=0.5))  # type: ignore[arg-type]
+    told = obey(talk, "/settings")
+    assert "temperature  0.7 (default)" in told
+    assert "top-p        0.5" in told
+    assert "max-tokens   512 (default)" in told
+    assert "desk (of desk, base)" in told
+    obey(talk, "/temperature 0")
+    obey(talk, "/max-tokens 20")
+    obey(talk, "/top-p")
+    assert talk.sampling.fields() == {"temperature": 0.0, "max_tokens": 20}
+    assert "a number is expected" in obey(talk, "/seed many")
+    assert obey(talk, "/model base") == "(now base)"
+    assert "no model 'gpt'" in obey(talk, "/model gpt")
+    assert talk.model == "base"
+    assert "/temperature" in obey(talk, "/nonsense")

@@ -22,14 +22,30 @@ from tunesmith.cli.options import workspace_option
     envvar="TUNESMITH_TOKEN",
     help="What clients must send; made and shown when not given. Also read from TUNESMITH_TOKEN.",
 )
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of serve: --set serve.temperature=0.2. Repeatable.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when it is ready, for programs.")
-def command(target: str, workspace: Path, host: str | None, port: int | None, token: str | None, as_json: bool) -> None:
+def command(
+    target: str,
+    workspace: Path,
+    host: str | None,
+    port: int | None,
+    token: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Keep an OpenAI-compatible endpoint for TARGET: a run (or "latest"), its recipe, or a model folder. Ctrl-C ends it.
 
     \b
     Examples:
       tunesmith serve latest
       tunesmith serve ./my-model --port 0 --json   the line names url and token
+      tunesmith serve latest --set serve.compile=true --set serve.quantisation=nf4
     """
     from tunesmith import api
 
@@ -49,6 +65,7 @@ def command(target: str, workspace: Path, host: str | None, port: int | None, to
         host=host,
         port=port,
         token=token,
+        overrides=overrides,
         on_ready=ready,
         on_phase=lambda phase: None if as_json else click.echo(f"  {phase}", err=True),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,12 +103,70 @@ def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
         with _quiet():
             return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise ModelError(
-            "MDL-107",
-            f"the adapter in {folder} does not fit this model: {str(error).splitlines()[0]}",
-            expected="an adapter trained on this base",
-            fix="give the base model that the adapter's adapter_config.json names",
-        ) from error
+        raise _does_not_fit(folder, error) from error
+
+
+def load_adapters(model: nn.Module, folders: Sequence[Path]) -> list[LoraLayer]:
+    """The model with several saved adapters beside each other, each under its number ("0", "1" ...), none of them active.
+
+    Returns the layers that hold them; what a layer does with them is up to its caller (modeling/mixing.py).
+    Raises ModelError MDL-107 when one does not fit, MDL-125 for adapters that are more than low-rank sums beside linear layers.
+    """
+    adapted: nn.Module = model
+    for number, folder in enumerate(folders):
+        _refuse_more_than_lora(folder)
+        try:
+            with _quiet():
+                if number == 0:
+                    adapted = PeftModel.from_pretrained(model, str(folder), adapter_name="0", is_trainable=False)
+                else:
+                    adapted.load_adapter(str(folder), adapter_name=str(number), is_trainable=False)
+        except (ValueError, RuntimeError, KeyError, OSError) as error:
+            raise _does_not_fit(folder, error) from error
+    adapted.eval()
+    layers = [layer for layer in adapted.modules() if isinstance(layer, LoraLayer)]
+    head = model.get_output_embeddings()
+    for layer in layers:
+        if layer is head or not all(isinstance(part, nn.Linear) for part in layer.lora_A.values()) or not layer.lora_A:
+            raise _more_than_lora(folders[0], "the output layer or an embedding")
+    return layers
+
+
+def _refuse_more_than_lora(folder: Path) -> None:
+    """Raises ModelError MDL-125, or MDL-107 when there is no adapter."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise _does_not_fit(folder, error) from error
+    more = {
+        "peft_type": config.get("peft_type") not in (None, "LORA"),
+        "use_dora": bool(config.get("use_dora")),
+        "modules_to_save": bool(config.get("modules_to_save")),
+        "bias": config.get("bias", "none") != "none",
+        "trainable_token_indices": bool(config.get("trainable_token_indices")),
+        "target_parameters": bool(config.get("target_parameters")),
+    }
+    if found := [name for name, is_set in more.items() if is_set]:
+        raise _more_than_lora(folder, ", ".join(f"{name}: {config[name]}" for name in found))
+
+
+def _more_than_lora(folder: Path, what: str) -> ModelError:
+    return ModelError(
+        "MDL-125",
+        f"the adapter in {folder} changes more than linear layers inside the model ({what})",
+        where="serve.adapters",
+        expected="LoRA beside linear layers, without the output layer",
+        fix="serve that run by itself: its merged model has everything in it",
+    )
+
+
+def _does_not_fit(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        "MDL-107",
+        f"the adapter in {folder} does not fit this model: {str(error).splitlines()[0]}",
+        expected="an adapter trained on this base",
+        fix="give the base model that the adapter's adapter_config.json names",
+    )
 
 
 def merge_adapter(model: nn.Module) -> nn.Module:

@@ -630,6 +630,10 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         content["track"]["tensorboard"]["folder"] = str(folder / Path(events).expanduser())
     if ".py:" in content["gate"]["metric"]:
         content["gate"]["metric"] = str(folder / content["gate"]["metric"])
+    adapters = content["serve"]["adapters"]
+    for name, place in adapters.items():  # what is no folder is a run of the workspace
+        if place.startswith((".", "~")) or (folder / place).is_dir():
+            adapters[name] = str(folder / Path(place).expanduser())
     for key, dimension in content["tune"]["space"].items():
         if isinstance(dimension, dict) and "choices" in dimension:
             dimension["choices"] = [_absolute_choice(content, key, value, folder) for value in dimension["choices"]]

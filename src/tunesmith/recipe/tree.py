@@ -773,6 +773,42 @@ class Serve(Section):
         ge=0,
         le=65535,
     )
+    engine: Literal["auto", "transformers", "vllm"] = key(
+        "auto",
+        "What computes the answers; auto takes vllm where it is installed and a GPU is there, else transformers.",
+        owner="stages.serve.checks",
+        other="transformers",
+    )
+    compile: bool = key(
+        False,
+        "Compile the model when the server starts; says how long it took and what it gained.",
+        owner="stages.serve.compilation",
+        other=True,
+    )
+    quantisation: Literal["none", "nf4", "int8"] = key(
+        "none",
+        "Hold the served weights in 4 or 8 bits; answers then differ from evaluation's, and the proof says how many.",
+        owner="stages.serve.engine",
+        other="nf4",
+    )
+    adapters: dict[str, str] = key(
+        dict,
+        "Further adapters on the same base: name in requests -> a run, or a folder with adapter_config.json.",
+        owner="stages.serve.deployment",
+        other={"another": "./adapter"},
+    )
+    temperature: float = key(
+        0.7, "Where a request says nothing; 0 is greedy.", owner="stages.serve.protocol", other=0.0, ge=0, le=2
+    )
+    top_p: float = key(
+        0.95,
+        "Where a request says nothing: the smallest set of tokens that together are this probable.",
+        owner="stages.serve.protocol",
+        unit="share",
+        other=0.5,
+        gt=0,
+        le=1,
+    )
     max_new_tokens: int = key(
         512, "Upper bound and default of max_tokens.", owner="stages.serve.limits", unit="tokens", other=16, ge=1
     )

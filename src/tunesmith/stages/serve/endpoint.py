@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import secrets
 import socket
 import threading
@@ -15,41 +14,42 @@ from typing import Any
 
 import uvicorn
 
-from tunesmith.errors import FileError, ModelError, UsageError
-from tunesmith.hub import resolve
+from tunesmith.errors import FileError, UsageError
 from tunesmith.recipe.tree import Serve
+from tunesmith.stages.serve.deployment import Deployment
+from tunesmith.stages.serve.dialects import DIALECTS
 from tunesmith.stages.serve.engine_process import EngineProcess
 from tunesmith.stages.serve.gate import Gate, Served
-from tunesmith.stages.serve.limits import DRAIN_SECONDS, MAX_CONNECTIONS, MAX_HEADER_BYTES, Limits
+from tunesmith.stages.serve.limits import DRAIN_SECONDS, MAX_CONNECTIONS, MAX_HEADER_BYTES, Limits, text_config
 from tunesmith.stages.serve.protocol import Defaults
-from tunesmith.text.tokenizers import load_tokenizer
 
 MIN_REMOTE_TOKEN = 32
 
 
 class Endpoint:
-    """An OpenAI-compatible endpoint for one model folder; a context manager that is ready once entered.
+    """An OpenAI-compatible endpoint for what is deployed; a context manager that is ready once entered.
 
-    model: folder of an exported model. name: the model's name in requests. serve: host, port (0 takes a free one) and
-    limits. token: what clients must send; made here when None. log_path: the engine's output.
-    on_phase: told what the start is doing. should_stop: polled while waiting; the entered endpoint is then not ready.
-    Raises: UsageError SRV-003 (open host without a long token), FileError SRV-004 (port taken), ModelError SRV-001.
+    deployment: models, settings, host and port (0 takes a free one). token: what clients must send; made here when None.
+    log_path: the engine's output. on_phase: told what the start is doing. should_stop: polled while waiting; the entered
+    endpoint is then not ready.
+    Raises: UsageError SRV-003 (open host without a long token), FileError SRV-004 (port taken), ModelError SRV-001, RecipeError
+    SRV-013 to SRV-015 for what cannot serve here.
     """
 
     def __init__(
         self,
-        model: Path,
-        name: str,
-        serve: Serve,
+        deployment: Deployment,
         *,
         token: str | None = None,
         log_path: Path,
         on_phase: Callable[[str], None] = lambda phase: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        check_host(serve.host, token)
-        self.name, self.token, self.serve = name, token or secrets.token_urlsafe(32), serve
-        self._model, self._log_path, self._on_phase, self._should_stop = model, log_path, on_phase, should_stop
+        self.serve, self.name = deployment.serve, deployment.name
+        check_host(self.serve.host, token)
+        self.token = token or secrets.token_urlsafe(32)
+        self._deployment, self._engine_spec = deployment, deployment.engine_spec()
+        self._log_path, self._on_phase, self._should_stop = log_path, on_phase, should_stop
         self._listener: socket.socket | None = None
         self._engine: EngineProcess | None = None
         self._server: uvicorn.Server | None = None
@@ -78,7 +78,7 @@ class Endpoint:
     def __enter__(self) -> Endpoint:
         self._listener = listen(self.serve.host, self.serve.port)
         try:
-            self._engine = EngineProcess(self._model, self.serve.queue, self._log_path)
+            self._engine = EngineProcess(self._engine_spec, self._log_path)
             self.gate = Gate(self._served(self._engine), self.token)
             self._start_gate(self.gate)
             self.gate.is_ready = self._engine.wait_ready(self._on_phase, self._should_stop)
@@ -111,13 +111,14 @@ class Endpoint:
             self._listener.close()
 
     def _served(self, engine: EngineProcess) -> Served:
-        files = resolve(str(self._model), None)
-        tokenizer = load_tokenizer(files, "auto")
-        generation = _json(self._model / "generation_config.json")
-        limits = Limits.of(self.serve, context_tokens(files.config))
-        vocabulary = text_config(files.config)["vocab_size"]
-        defaults = Defaults.of(generation, vocabulary)
-        return Served(self.name, tokenizer, vocabulary, limits, defaults, engine.socket, engine.problem)
+        deployed = self._deployment
+        vocabulary = text_config(deployed.files.config)["vocab_size"]
+        defaults = Defaults.of(self.serve, vocabulary, dict(deployed.generation), deployed.asked)
+        limits = Limits.of(self.serve, deployed.context)
+        dialect = DIALECTS[self._engine_spec.engine]()
+        return Served(
+            deployed.choices, vocabulary, limits, defaults, engine.socket, engine.problem, dialect
+        )  # fmt: skip
 
     def _start_gate(self, gate: Gate) -> None:
         config = uvicorn.Config(
@@ -139,24 +140,6 @@ class Endpoint:
 def open_for(serve: Serve, **changes: Any) -> Serve:
     """The same settings with some changed; None leaves a setting as it is."""
     return serve.model_copy(update={name: value for name, value in changes.items() if value is not None})
-
-
-def context_tokens(config: dict[str, Any]) -> int:
-    """Positions the model can attend to, from config.json. Raises: ModelError SRV-005 when it does not say."""
-    context = text_config(config).get("max_position_embeddings")
-    if context:
-        return int(context)
-    raise ModelError(
-        "SRV-005",
-        "config.json of the model does not say how long its context is.",
-        expected="max_position_embeddings",
-        fix="add max_position_embeddings to the model's config.json",
-    )
-
-
-def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of config.json about text; models that also see or hear keep it apart."""
-    return config.get("text_config") or config
 
 
 def check_host(host: str, token: str | None) -> None:
@@ -201,7 +184,3 @@ def listen(host: str, port: int) -> socket.socket:
             fix="--set serve.port=0 takes a free port",
         ) from None
     return listener
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}

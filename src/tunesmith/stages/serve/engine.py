@@ -1,27 +1,29 @@
 """The engine: transformers' continuous batching in a process of its own, token ids in, token ids out, on a unix socket.
 
 It knows no text, no template, no token of access: the gate owns those. It listens where only this user can connect,
-loads one model, and leaves when the process that started it leaves (its standard input closes).
+loads one model with its adapters, and leaves when the process that started it leaves (its standard input closes).
 
-    POST /generate  {"ids", "max_new_tokens", "eos", "temperature", "top_p", "top_k"}
+    POST /generate  {"ids", "max_new_tokens", "eos", "temperature", "top_p", "top_k", "seed", "adapter"}
                     -> lines of JSON: {"ids": [...]} as they come, last {"ids": [...], "finish": "stop" | "length"} or {"error"}
     GET  /health    200 while the generation thread lives, else 503 with the reason
 
-Why not `transformers serve` itself: docs/decisions/serve-engine.md.
+On standard output, for engine_process.py: lines "phase: ..." while it starts, "fact: {...}" for what it measured, "error: {...}"
+for what the user can mend. Why not `transformers serve` itself: docs/decisions/serve-engine.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
 import sys
-import threading
 from collections.abc import AsyncIterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
+
+from tunesmith.errors import TunesmithError
+from tunesmith.stages.serve.engine_spec import EngineSpec
+from tunesmith.stages.serve.supervisor import leave_with_parent
 
 CACHE_BYTES_CPU = 2 * 1024**3
 PAGE_TOKENS = (
@@ -30,39 +32,82 @@ PAGE_TOKENS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--socket", required=True)
-    parser.add_argument("--requests", type=int, required=True, help="requests in flight at most")
-    arguments = parser.parse_args()
-    _leave_with_parent()
-    precision = stored_precision(arguments.model)
-    print("phase: importing torch and transformers", flush=True)
+    socket, spec = sys.argv[1], EngineSpec.from_json(sys.argv[2])
+    leave_with_parent(lambda: os._exit(0))
+    try:
+        manager, numbers = start(spec)
+    except TunesmithError as problem:
+        say("error", {"kind": type(problem).__name__, **vars(problem.problems[0])})
+        os._exit(1)  # a generation thread may still be at work
     import uvicorn
 
-    from tunesmith.modeling.load import load_model, pick_device, resolve_attention
-
-    print("phase: loading the model", flush=True)
-    attention = resolve_attention("auto", pick_device())
-    model = load_model(arguments.model, dtype=precision, attention=attention)
-    manager = start_manager(model, arguments.requests)
-    print("phase: ready", flush=True)
-    config = uvicorn.Config(application(manager), uds=arguments.socket, log_level="warning", access_log=False)
+    say("phase", "ready")
+    config = uvicorn.Config(application(manager, numbers), uds=socket, log_level="warning", access_log=False)
     try:
         uvicorn.Server(config).run()
     finally:
         manager.stop(block=True, timeout=5, hard_stop=True)
 
 
-def stored_precision(folder: Path) -> str:
-    """fp32, bf16 or fp16, as config.json says the weights are; fp32 where it says nothing."""
-    config = json.loads((folder / "config.json").read_text())
-    stored = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(stored, "fp32")
+def say(what: str, told: Any) -> None:
+    print(f"{what}: {told if isinstance(told, str) else json.dumps(told, default=str)}", flush=True)
 
 
-def start_manager(model: Any, requests: int) -> Any:
-    """A running ContinuousBatchingManager where every request brings its own temperature, top_p and top_k.
+def start(spec: EngineSpec) -> tuple[Any, dict[str, int]]:
+    """A running manager of the model, and the number of each adapter by its key. Raises: ModelError MDL-1xx, SRV-014."""
+    say("phase", "importing torch and transformers")
+    from tunesmith.modeling.load import load_model, pick_device, resolve_attention
+    from tunesmith.recipe.tree import Int8, Nf4
+
+    say("phase", "loading the model")
+    quantisation = {"none": None, "nf4": Nf4(), "int8": Int8()}[spec.quantisation]
+    attention = resolve_attention(spec.attention, pick_device(), spec.precision)
+    model = load_model(spec.model, dtype=spec.precision, attention=attention, quantisation=quantisation)
+    say("fact", {"attention": model.config._attn_implementation})
+    if quantisation is not None:
+        from tunesmith.modeling.quantise import facts
+
+        say("fact", {"quantised": facts(model)})
+    if spec.adapters:
+        say("phase", f"loading {len(spec.adapters)} adapters")
+        return start_mixed(model, spec), {key: number for number, key in enumerate(spec.adapters)}
+    if spec.compile:
+        from tunesmith.stages.serve.compilation import compile_model
+
+        say("phase", "compiling the model")
+        manager, gain = compile_model(model, lambda: start_manager(model, spec.requests, compiled=True), spec.context)
+        say("fact", {"compile": gain.to_json()})
+        say("phase", str(gain))
+        return manager, {}
+    return start_manager(model, spec.requests), {}
+
+
+def start_mixed(model: Any, spec: EngineSpec) -> Any:
+    """A manager whose batches mix requests of several adapters: before each pass the layers are told whose tokens come."""
+    from tunesmith.modeling.mixing import NO_ADAPTER, Mixture
+
+    mixture = Mixture(model, list(spec.adapters.values()))
+
+    def tell(_model: Any, _inputs: Any) -> None:
+        batch = manager.batch_processor.inputs_and_outputs.requests_in_batch
+        mixture.choose(
+            [(item.state.logit_processor_kwargs.get("adapter", NO_ADAPTER), item.query_length) for item in batch]
+        )
+
+    manager = make_manager(model, spec.requests, mixed=True)
+    model.register_forward_pre_hook(tell)
+    manager.start()
+    return manager
+
+
+def start_manager(model: Any, requests: int, *, compiled: bool = False) -> Any:
+    manager = make_manager(model, requests, compiled=compiled)
+    manager.start()
+    return manager
+
+
+def make_manager(model: Any, requests: int, *, compiled: bool = False, mixed: bool = False) -> Any:
+    """A ContinuousBatchingManager where every request brings its own temperature, top_p, top_k and seed.
 
     The library creates a processor only for what the generation config asks for, and decides greedy or not once for all
     requests. So all processors are made here, and greedy is one of them: it leaves a single finite score, hence sampling
@@ -78,6 +123,11 @@ def start_manager(model: Any, requests: int) -> Any:
     settings: dict[str, Any] = {"per_request_processors": True}
     if "auto_switch_to_flash" in known:
         settings["auto_switch_to_flash"] = False  # the attention is the one modeling chose; the switch looks on the hub
+    if mixed:
+        # A prefix that one adapter has computed is another one's no more; and a captured graph would keep whose tokens it saw.
+        settings |= {"allow_block_sharing": False, "use_cuda_graph": False, "use_async_batching": False}
+    elif compiled and model.device.type == "cuda":
+        settings["use_cuda_graph"] = True
     if model.device.type == "cpu":
         # Left alone, the library takes 60 % of the machine's memory for the cache.
         blocks, batch_tokens = cpu_cache(model.config.get_text_config(), requests, model.dtype.itemsize)
@@ -91,7 +141,6 @@ def start_manager(model: Any, requests: int) -> Any:
     processors.tensors_required = len(processors.logits_processor)
     processors.do_processing = True
     processors._retrieve_processors_kwargs()
-    manager.start()
     return manager
 
 
@@ -109,14 +158,17 @@ def cpu_cache(config: Any, requests: int, bytes_per_value: int) -> tuple[int, in
     return blocks, min(2048, max(256, context))
 
 
-def application(manager: Any) -> Any:
+def application(manager: Any, numbers: dict[str, int]) -> Any:
+    """numbers: of each adapter, by its key."""
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
 
     async def generate(request: Request) -> Response:
-        return StreamingResponse(answer(manager, await request.json()), media_type="application/x-ndjson")
+        asked = await request.json()
+        number = -1 if asked["adapter"] is None else numbers[asked["adapter"]]
+        return StreamingResponse(answer(manager, asked, number), media_type="application/x-ndjson")
 
     async def health(_request: Request) -> Response:
         error = manager.background_thread_status.fatal_error
@@ -127,7 +179,7 @@ def application(manager: Any) -> Any:
     return Starlette(routes=[Route("/generate", generate, methods=["POST"]), Route("/health", health)])
 
 
-async def answer(manager: Any, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+async def answer(manager: Any, asked: dict[str, Any], adapter: int) -> AsyncIterator[bytes]:
     """Lines of JSON with the new ids; a client that leaves cancels its request, so that nobody else waits for it."""
     outputs: asyncio.Queue[Any] = asyncio.Queue()
     request_id = os.urandom(12).hex()
@@ -144,6 +196,8 @@ async def answer(manager: Any, asked: dict[str, Any]) -> AsyncIterator[bytes]:
         temperature=temperature or 1.0,
         top_p=float(asked["top_p"]),
         top_k=int(asked["top_k"]),
+        seed=-1 if asked["seed"] is None else int(asked["seed"]),
+        adapter=adapter,
     )
     sent, finished = 0, False
     try:
@@ -170,17 +224,6 @@ async def answer(manager: Any, asked: dict[str, Any]) -> AsyncIterator[bytes]:
 
 def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
-
-
-def _leave_with_parent() -> None:
-    """End this process when the parent's end of standard input closes, also after a SIGKILL of the parent."""
-
-    def watch() -> None:
-        while sys.stdin.buffer.read(4096):
-            pass
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

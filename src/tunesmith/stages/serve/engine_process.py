@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, RecipeError, TunesmithError, UsageError
+from tunesmith.stages.serve.engine_spec import EngineSpec
 
 START_SECONDS = 1800.0
+ERRORS: dict[str, type[TunesmithError]] = {kind.__name__: kind for kind in (ModelError, RecipeError, UsageError)}
 LOG_LINES_SHOWN = 12
 
 
@@ -25,18 +28,16 @@ class EngineProcess:
     log_path: where the engine's output goes; its last lines are shown when it fails.
     """
 
-    def __init__(self, model: Path, requests: int, log_path: Path) -> None:
-        self.log_path = log_path
+    def __init__(self, spec: EngineSpec, log_path: Path) -> None:
+        self.spec, self.log_path = spec, log_path
         # A short path of our own: a socket's path may have at most about 100 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="tunesmith-"))
         self.socket = str(self._folder / "engine.sock")
-        command = [sys.executable, "-m", "tunesmith.stages.serve.engine", str(model)]
-        command += ["--socket", self.socket, "--requests", str(requests)]
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("wb") as log:
             # A session of its own: Ctrl-C on the terminal reaches us alone, and we end the engine after the last answer.
             self._process = subprocess.Popen(
-                command,
+                spec.command(self.socket),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -53,11 +54,14 @@ class EngineProcess:
         on_phase once each. Raises: ModelError SRV-001 with the engine's last lines when it ends or takes too long."""
         told: set[str] = set()
         deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            for phase in self._phases():
+        while True:
+            is_ready = self._answers()
+            for phase in self._said("phase"):
                 if phase not in told:
                     told.add(phase)
                     on_phase(phase)
+            if is_ready:
+                return True
             if not self.is_alive():
                 raise self._failure(f"The engine ended with status {self._process.returncode} before it was ready.")
             if time.monotonic() > deadline:
@@ -65,7 +69,13 @@ class EngineProcess:
             if should_stop():
                 return False
             time.sleep(0.05)
-        return True
+
+    def facts(self) -> dict[str, Any]:
+        """What the engine measured of itself while it started: "attention", "quantised", "compile"."""
+        found: dict[str, Any] = {}
+        for line in self._said("fact"):
+            found |= json.loads(line)
+        return found
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -104,11 +114,16 @@ class EngineProcess:
         except httpx.HTTPError:
             return False
 
-    def _phases(self) -> list[str]:
+    def _said(self, what: str) -> list[str]:
         lines = self.log_path.read_text(errors="replace").splitlines()
-        return [line.removeprefix("phase: ") for line in lines if line.startswith("phase: ")]
+        return [line.removeprefix(f"{what}: ") for line in lines if line.startswith(f"{what}: ")]
 
-    def _failure(self, what: str) -> ModelError:
+    def _failure(self, what: str) -> TunesmithError:
+        """The engine's own refusal where it made one, else its last lines."""
+        for line in self._said("error") if self.spec.engine == "transformers" else []:
+            told = json.loads(line)
+            kind = ERRORS.get(told["kind"], ModelError)
+            return kind(told["code"], told["what"], where=told["where"], expected=told["expected"], fix=told["fix"])
         return ModelError(
             "SRV-001", what, where=str(self.log_path), expected="an engine that loads the model", fix=self._tail()
         )
@@ -124,6 +139,8 @@ def _environment() -> dict[str, str]:
     inherited = os.environ.get("PYTHONPATH")
     return {
         **os.environ,
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
         "PYTHONPATH": source if not inherited else os.pathsep.join([source, inherited]),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

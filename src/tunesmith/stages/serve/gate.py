@@ -13,8 +13,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,8 +27,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.errors import TunesmithError
+from tunesmith.stages.serve.deployment import Choice
+from tunesmith.stages.serve.dialects import Dialect, Order
 from tunesmith.stages.serve.limits import BODY_SECONDS, REQUEST_SECONDS, Limits, Refusal
-from tunesmith.stages.serve.protocol import DONE, Ask, Defaults, Reply, TextStream, event, parse
+from tunesmith.stages.serve.protocol import DONE, Ask, Defaults, Reply, TextStream, event, no_model, parse
 from tunesmith.text.example import Message
 from tunesmith.text.templates import Segment
 from tunesmith.text.tokenizers import Tokenizer
@@ -39,16 +41,16 @@ PUBLIC_PATHS = frozenset({"/healthz"})
 
 @dataclass
 class Served:
-    """What one gate serves: the model's public name, tokenizer and vocabulary, bounds, defaults; the engine's socket, and
-    why the engine no longer works (None while it does)."""
+    """What one gate serves: models by public name, their vocabulary, bounds, defaults; the engine's socket, why the engine no
+    longer works (None while it does), and how it is spoken to."""
 
-    model: str
-    tokenizer: Tokenizer
+    choices: Mapping[str, Choice]
     vocabulary: int
     limits: Limits
     defaults: Defaults
     engine_socket: str
     engine_problem: Callable[[], str | None]
+    dialect: Dialect
 
 
 class Gate:
@@ -96,14 +98,14 @@ class Gate:
         return JSONResponse({"status": "ready", "in_flight": self.in_flight, "queue": self.served.limits.queue})
 
     async def list_models(self, _request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._model_card()]})
+        cards = [self._model_card(choice) for choice in self.served.choices.values()]
+        return JSONResponse({"object": "list", "data": cards})
 
     async def show_model(self, request: Request) -> Response:
-        if request.path_params["model"] != self.served.model:
-            raise Refusal(
-                404, f'There is no such model here; this server serves "{self.served.model}".', code="model_not_found"
-            )
-        return JSONResponse(self._model_card())
+        asked = request.path_params["model"]
+        if asked not in self.served.choices:
+            raise no_model(json.dumps(asked)[:200], self.served.choices)
+        return JSONResponse(self._model_card(self.served.choices[asked]))
 
     async def chat(self, request: Request) -> Response:
         return await self._generate(request, "chat")
@@ -111,8 +113,19 @@ class Gate:
     async def complete(self, request: Request) -> Response:
         return await self._generate(request, "text")
 
-    def _model_card(self) -> dict[str, Any]:
-        return {"id": self.served.model, "object": "model", "created": 0, "owned_by": "tunesmith"}
+    def _model_card(self, choice: Choice) -> dict[str, Any]:
+        """OpenAI's fields, and what a client would like to know: the bounds, and what holds where it says nothing."""
+        limits = self.served.limits
+        return {
+            "id": choice.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "tunesmith",
+            "kind": choice.kind,
+            "context": limits.context,
+            "max_tokens": limits.max_new_tokens,
+            "defaults": self.served.defaults.to_json(),
+        }
 
     # --------------------------------------------------------------------------------------------- generation
 
@@ -123,14 +136,13 @@ class Gate:
         try:
             raw = await read_body(request, self.served.limits.body_bytes)
             served = self.served
-            ask = parse(raw, kind, served.model, served.vocabulary, served.defaults)
+            ask = parse(raw, kind, served.choices, served.vocabulary, served.defaults)
+            choice = served.choices[ask.model]
             # Encoding a long prompt takes a while; other requests go on meanwhile.
-            ids = await asyncio.to_thread(self._encode, ask)
+            ids = await asyncio.to_thread(_encode, choice.tokenizer, ask)
             max_tokens = served.limits.answer_tokens(len(ids), ask.max_tokens)
-            reply = Reply(
-                f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}", served.model, kind, len(ids)
-            )
-            answer = Answer(self, ask, ids, max_tokens)
+            reply = Reply(f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}", ask.model, kind, len(ids))
+            answer = Answer(self, choice, ask, ids, max_tokens)
             if not ask.stream:
                 text = "".join([piece async for piece in answer.pieces(request)])
                 body = reply.whole(
@@ -162,29 +174,16 @@ class Gate:
             raise Refusal(429, message, kind="rate_limit_error", code="queue_full", retry_after_s=1)
         return Place(self)
 
-    def _encode(self, ask: Ask) -> list[int]:
-        if ask.ids is not None:
-            return list(ask.ids)
-        if ask.text is not None:
-            return encode_text(self.served.tokenizer, ask.text)
-        return encode_turns(self.served.tokenizer, ask.messages or ())
-
-    async def lines(self, ask: Ask, prompt: list[int], max_tokens: int) -> AsyncGenerator[dict[str, Any], None]:
+    async def lines(self, order: Order) -> AsyncGenerator[dict[str, Any], None]:
         """What the engine sends, line by line. Leaving early closes the connection, which cancels the request there."""
-        order = {
-            "ids": prompt,
-            "max_new_tokens": max_tokens,
-            "eos": sorted(self.served.tokenizer.stop_ids),
-            "temperature": ask.temperature,
-            "top_p": ask.top_p,
-            "top_k": ask.top_k,
-        }
         assert self._engine is not None, "requests come after the start of the application"
+        dialect = self.served.dialect
         try:
-            async with self._engine.stream("POST", "/generate", json=order) as response:
+            async with self._engine.stream("POST", dialect.path, json=dialect.body(order)) as response:
                 response.raise_for_status()
-                async for line in response.aiter_lines():
-                    yield json.loads(line)
+                async with aclosing(dialect.lines(response)) as lines:
+                    async for line in lines:
+                        yield line
         except httpx.ReadTimeout:
             raise _timed_out() from None
         except httpx.HTTPError as problem:
@@ -208,10 +207,13 @@ class Place:
 class Answer:
     """One answer while it is made: text pieces out, ids and the reason of the end kept."""
 
-    def __init__(self, gate: Gate, ask: Ask, prompt: list[int], max_tokens: int) -> None:
+    def __init__(self, gate: Gate, choice: Choice, ask: Ask, prompt: list[int], max_tokens: int) -> None:
         self.ask = ask
-        self._gate, self._prompt, self._max_tokens = gate, prompt, max_tokens
-        self._stop_ids = set(gate.served.tokenizer.stop_ids)
+        self._gate, self._tokenizer = gate, choice.tokenizer
+        self._stop_ids = set(choice.tokenizer.stop_ids)
+        self._order = Order(
+            prompt, max_tokens, sorted(self._stop_ids), ask.temperature, ask.top_p, ask.top_k, ask.seed, choice.adapter
+        )
         self.ids: list[int] = []
         self.finish = "length"
 
@@ -222,10 +224,10 @@ class Answer:
 
     async def pieces(self, request: Request) -> AsyncGenerator[str, None]:
         """Text as it becomes certain. Raises: Refusal 503/504 from the engine; ClientDisconnect."""
-        text = TextStream(self._gate.served.tokenizer.decode, self.ask.stops)
+        text = TextStream(self._tokenizer.decode, self.ask.stops)
         # A deadline by hand: the generator may be driven by two tasks, which asyncio.timeout does not survive.
         deadline = time.monotonic() + REQUEST_SECONDS
-        lines = self._gate.lines(self.ask, self._prompt, self._max_tokens)
+        lines = self._gate.lines(self._order)
         try:
             async for line in lines:
                 if "error" in line:
@@ -284,6 +286,14 @@ class EventStream(StreamingResponse):
             self._place.leave()
             for generator in self._closing:
                 await generator.aclose()
+
+
+def _encode(tokenizer: Tokenizer, ask: Ask) -> list[int]:
+    if ask.ids is not None:
+        return list(ask.ids)
+    if ask.text is not None:
+        return encode_text(tokenizer, ask.text)
+    return encode_turns(tokenizer, ask.messages or ())
 
 
 def encode_turns(tokenizer: Tokenizer, turns: tuple[dict[str, str], ...]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.errors import ModelError
 from tunesmith.recipe.tree import Serve
 
 MAX_HEADER_BYTES = 16_384
@@ -76,3 +77,21 @@ class Refusal(Exception):
     def headers(self) -> dict[str, str]:
         headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
         return headers if self.retry_after_s is None else {**headers, "Retry-After": str(self.retry_after_s)}
+
+
+def context_tokens(config: dict[str, Any]) -> int:
+    """Positions the model can attend to, from config.json. Raises: ModelError SRV-005 when it does not say."""
+    context = text_config(config).get("max_position_embeddings")
+    if context:
+        return int(context)
+    raise ModelError(
+        "SRV-005",
+        "config.json of the model does not say how long its context is.",
+        expected="max_position_embeddings",
+        fix="add max_position_embeddings to the model's config.json",
+    )
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of config.json about text; models that also see or hear keep it apart."""
+    return config.get("text_config") or config

@@ -2,6 +2,9 @@
 
 fp32: the texts must be identical. Below fp32 another batch may round another way, so a first differing token counts as
 equal where the model itself is undecided: both tokens lie within the tolerance of the highest logit (design decision 9).
+
+A model that is served quantised is another model than the one evaluated. Its endpoint must answer as that quantised model
+does when it is asked by evaluation's code (the same rule); how often those answers are evaluation's is stated, not judged.
 """
 
 from __future__ import annotations
@@ -10,19 +13,21 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from openai import APIError, OpenAI
 
 from tunesmith.errors import ModelError
-from tunesmith.hub import resolve
-from tunesmith.modeling.load import load_model
-from tunesmith.stages.serve.engine import stored_precision
+from tunesmith.modeling.adapters import load_adapter
+from tunesmith.modeling.load import load_model, pick_device, resolve_attention
+from tunesmith.recipe.tree import Int8, Nf4
+from tunesmith.scoring.agreement import distance_below_top, first_difference
+from tunesmith.scoring.generation import generate_greedy
+from tunesmith.scoring.items import Item
+from tunesmith.stages.serve.deployment import Choice, Deployment
 from tunesmith.stages.serve.gate import encode_turns
-from tunesmith.text.tokenizers import load_tokenizer
 
 # Distance of one rounding step at 1.0. Logits of the last layer carry a few of them; a tie within two is undecided.
 ROUNDING = {"bf16": 2.0**-7, "fp16": 2.0**-10}
@@ -131,7 +136,7 @@ def compare(questions: Sequence[Question], served: Sequence[Served], precision: 
             "row": question.row, "part": question.part, "evaluation": question.text, "endpoint": answer.text,
         }  # fmt: skip
         if precision in ROUNDING:
-            prefix, ours, theirs = first_difference(question, answer)
+            prefix, ours, theirs = first_difference(question.ids, answer.ids)
             distance, tolerance = margin(question, prefix, ours, theirs)
             entry |= {"token": len(prefix), "margin": distance, "tolerance": tolerance}
             if distance <= tolerance:
@@ -170,45 +175,58 @@ def rule(precision: str) -> str:
     )
 
 
-def first_difference(question: Question, answer: Served) -> tuple[list[int], int | None, int | None]:
-    """The common prefix of two answers and the token after it in each; None is the end."""
-    pairs = zip(question.ids, answer.ids, strict=False)
-    same = next(
-        (place for place, (one, other) in enumerate(pairs) if one != other), min(len(question.ids), len(answer.ids))
-    )
-    return (
-        question.ids[:same],
-        question.ids[same] if same < len(question.ids) else None,
-        answer.ids[same] if same < len(answer.ids) else None,
-    )
+class Reference:
+    """The served model asked in this process, by evaluation's own code; loaded on first use, since most runs need none."""
 
-
-class LogitMargin:
-    """Distances below the highest logit, by the exported model itself; loaded on first use, since most runs need none."""
-
-    def __init__(self, model: Path, precision: str) -> None:
-        self._folder, self._precision = model, precision
+    def __init__(self, deployment: Deployment, choice: Choice, precision: str) -> None:
+        self._deployment, self._choice, self._precision = deployment, choice, precision
         self._model: Any = None
-        self._tokenizer: Any = None
 
-    def __call__(
+    def margin(
         self, question: Question, prefix: Sequence[int], one: int | None, other: int | None
     ) -> tuple[float, float]:
+        """How far the farther of two next tokens lies below the highest logit, and how far it may."""
+        tokenizer = self._choice.tokenizer
+        prompt = encode_turns(tokenizer, tuple(question.messages))
+        distance, largest = distance_below_top(self._loaded(), [*prompt, *prefix], (one, other), tokenizer.stop_ids)
+        return distance, ROUNDING_STEPS * ROUNDING[self._precision] * largest
+
+    def answers(self, questions: Sequence[Question], max_new_tokens: int, check: Callable[[], None]) -> list[Question]:
+        """The same questions with this model's answers in place of evaluation's."""
+        tokenizer = self._choice.tokenizer
+        items = [
+            Item(question.row, question.part, (), "", tuple(encode_turns(tokenizer, tuple(question.messages))))
+            for question in questions
+        ]
+        made = generate_greedy(
+            self._loaded(), tokenizer, items, max_new_tokens=max_new_tokens, batch_size=CONCURRENT, on_step=check
+        )
+        return [
+            replace(question, text=answer.text, ids=answer.ids, finish=answer.finish)
+            for question, answer in zip(questions, made, strict=True)
+        ]
+
+    def _loaded(self) -> Any:
         if self._model is None:
-            self._load()
-        prompt = encode_turns(self._tokenizer, tuple(question.messages))
-        ids_1T = torch.tensor([[*prompt, *prefix]], device=self._model.device)
-        with torch.inference_mode():
-            logits_V = self._model(input_ids=ids_1T).logits[0, -1].float()
-        top = float(logits_V.max())
-        distance = max(top - self._logit(logits_V, token) for token in (one, other))
-        return distance, ROUNDING_STEPS * ROUNDING[self._precision] * float(logits_V.abs().max())
+            deployed = self._deployment
+            model = load_model(
+                deployed.files,
+                dtype=deployed.precision,
+                attention=resolve_attention(deployed.attention, pick_device(), deployed.precision),
+                quantisation={"none": None, "nf4": Nf4(), "int8": Int8()}[deployed.serve.quantisation],
+            )
+            adapter = self._choice.adapter
+            self._model = load_adapter(model, deployed.adapters[adapter]) if adapter else model
+        return self._model
 
-    def _logit(self, logits_V: Any, token: int | None) -> float:
-        if token is not None:
-            return float(logits_V[token])
-        return max(float(logits_V[stop]) for stop in self._tokenizer.stop_ids)
 
-    def _load(self) -> None:
-        self._model = load_model(self._folder, dtype=stored_precision(self._folder))
-        self._tokenizer = load_tokenizer(resolve(str(self._folder), None), "auto")
+def quantised_agreement(kind: str, evaluated: Sequence[Question], served: Sequence[Served]) -> dict[str, Any]:
+    """What quantising changed: how many of the endpoint's answers are evaluation's, character by character."""
+    equal = sum(one.text == other.text for one, other in zip(evaluated, served, strict=True))
+    return {
+        "quantisation": kind,
+        "what": f"the model is served in {kind}; its answers beside those of the unquantised model in evaluation",
+        "answers": len(evaluated),
+        "equal_answers": equal,
+        "answer_share": equal / len(evaluated) if evaluated else None,
+    }

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from tunesmith.recipe.tree import Serve
 from tunesmith.stages.serve.limits import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_STRING_CHARACTERS, Refusal
 from tunesmith.text.example import ROLES
 
@@ -37,32 +38,51 @@ READ = {
 }  # fmt: skip
 TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs")
 
+# Below it, scores divided by the temperature leave float32: the highest is all that is left of them anyway.
+NEARLY_GREEDY = 1e-4
+LARGEST_SEED = 2**63 - 1
+
 Turn = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds where a request says nothing: the served model's generation_config.json. temperature 0 is greedy."""
+    """What holds where a request says nothing. temperature 0 is greedy."""
 
     temperature: float
     top_p: float
     top_k: int
 
     @classmethod
-    def of(cls, generation: dict[str, Any], vocabulary: int) -> Defaults:
-        sampled = bool(generation.get("do_sample"))
-        temperature = generation.get("temperature")
-        return cls(
-            temperature=(1.0 if temperature is None else float(temperature)) if sampled else 0.0,
-            top_p=float(generation.get("top_p") or 1.0) if sampled else 1.0,
-            top_k=int(generation.get("top_k") or vocabulary) if sampled else vocabulary,
-        )
+    def of(
+        cls, serve: Serve, vocabulary: int, generation: dict[str, Any] | None = None, asked: Collection[str] = ()
+    ) -> Defaults:
+        """The recipe's; for a model folder that samples, its authors' (generation_config.json) where nobody asked otherwise.
+
+        asked: keys of `serve` that the user wrote.
+        """
+        own = generation if generation and generation.get("do_sample") else None
+        temperature, top_p, top_k = serve.temperature, serve.top_p, vocabulary
+        if own is not None:
+            if "temperature" not in asked:
+                temperature = 1.0 if own.get("temperature") is None else float(own["temperature"])
+            if "top_p" not in asked:
+                top_p = float(own.get("top_p") or 1.0)
+            top_k = int(own.get("top_k") or vocabulary)
+        return cls(temperature, top_p, top_k)
+
+    def to_json(self) -> dict[str, float | int]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request that passed all checks. Exactly one of messages, text and ids is set; max_tokens None means the default."""
+    """A request that passed all checks. Exactly one of messages, text and ids is set; max_tokens None means the default.
 
+    model: the name that was asked for. seed: what is drawn follows from it; None: from the engine's stream.
+    """
+
+    model: str
     messages: tuple[Turn, ...] | None
     text: str | None
     ids: tuple[int, ...] | None
@@ -70,37 +90,43 @@ class Ask:
     temperature: float
     top_p: float
     top_k: int
+    seed: int | None
     stops: tuple[str, ...]
     stream: bool
     include_usage: bool
     return_token_ids: bool
 
 
-def parse(raw: bytes, kind: Literal["chat", "text"], model: str, vocabulary: int, defaults: Defaults) -> Ask:
+def parse(
+    raw: bytes, kind: Literal["chat", "text"], models: Collection[str], vocabulary: int, defaults: Defaults
+) -> Ask:
     """The body of /v1/chat/completions (`chat`) or /v1/completions (`text`) as an Ask. Raises: Refusal 400 or 404."""
     body = _json_object(raw)
     _check_fields(body, kind)
-    _check_model(body, model)
+    model = _model(body, models)
     messages, text, ids = None, None, None
     if kind == "chat":
         messages = _messages(body.get("messages"))
     else:
         text, ids = _prompt(body.get("prompt"), vocabulary)
     temperature = _number(body, "temperature", 0, 2, defaults.temperature)
-    if body.get("seed") is not None and temperature != 0:
-        raise _bad("seed", "seed has no effect here: requests share one stream of random numbers. Use temperature 0.")
+    seed = _integer(body, "seed", 0, None)
+    if seed is not None and seed > LARGEST_SEED:
+        raise _bad("seed", f"seed is {seed}; expected a whole number from 0 to {LARGEST_SEED}.")
     field = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):
         raise _bad("stream_options", "stream_options must be an object.")
     return Ask(
+        model=model,
         messages=messages,
         text=text,
         ids=ids,
         max_tokens=_integer(body, field, 1, None),
-        temperature=temperature,
+        temperature=0.0 if temperature < NEARLY_GREEDY else temperature,
         top_p=_number(body, "top_p", 0, 1, defaults.top_p),
-        top_k=_integer(body, "top_k", 1, defaults.top_k) or defaults.top_k,
+        top_k=min(_integer(body, "top_k", 1, defaults.top_k) or defaults.top_k, vocabulary),
+        seed=seed,
         stops=_stops(body.get("stop")),
         stream=_flag(body, "stream"),
         include_usage=_flag(options, "include_usage"),
@@ -135,12 +161,18 @@ def _check_fields(body: dict[str, Any], kind: str) -> None:
             raise _bad(field, f"Unrecognized request argument: {field}", "unknown_parameter")
 
 
-def _check_model(body: dict[str, Any], model: str) -> None:
-    if body.get("model") != model:
-        asked = json.dumps(body.get("model"))[:200]
-        raise Refusal(
-            404, f'There is no model {asked} here; this server serves "{model}".', param="model", code="model_not_found"
-        )
+def _model(body: dict[str, Any], models: Collection[str]) -> str:
+    model = body.get("model")
+    if not isinstance(model, str) or model not in models:
+        raise no_model(json.dumps(model)[:200], models)
+    return model
+
+
+def no_model(asked: str, models: Iterable[str]) -> Refusal:
+    served = ", ".join(f'"{name}"' for name in models)
+    return Refusal(
+        404, f"There is no model {asked} here; this server serves {served}.", param="model", code="model_not_found"
+    )
 
 
 def _messages(value: Any) -> tuple[Turn, ...]:

@@ -8,23 +8,41 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
 
-from tunesmith.errors import GateError, ModelError, UsageError
+from tunesmith.errors import ModelError, UsageError
 from tunesmith.modeling.load import pick_device, resolve_precision
-from tunesmith.recipe import Recipe
+from tunesmith.recipe import Recipe, parse_recipe
 from tunesmith.recipe.tree import Serve
 from tunesmith.runs import durable
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
 from tunesmith.stages.serve import INFO
+from tunesmith.stages.serve.deployment import (
+    Choice,
+    Deployment,
+    obey_gate,
+    of_artifacts,
+    of_folder,
+    of_run,
+    read_evaluation,
+)
 from tunesmith.stages.serve.endpoint import Endpoint, open_for
-from tunesmith.stages.serve.engine import stored_precision
-from tunesmith.stages.serve.parity import ROUNDING, LogitMargin, Served, ask_all, compare, load_questions
+from tunesmith.stages.serve.parity import (
+    ROUNDING,
+    Question,
+    Reference,
+    Served,
+    ask_all,
+    compare,
+    load_questions,
+    quantised_agreement,
+)
 
 LOG = "serve-engine.log"
 TOKEN = "serve.token"
@@ -33,47 +51,114 @@ TOKEN = "serve.token"
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
     """Prove the endpoint: `serve.parity_items` of evaluation's prompts, answered alike by the exported model as served.
 
+    With `serve.adapters` each adapter that comes from a run is proven too, by the prompts of its own evaluation.
     Returns {"parity": Parity artifact}. Raises: GateError SRV-007, ModelError SRV-001/006/009, InterruptedRun.
     """
-    evaluation = read_evaluation(inputs["evaluation"])
-    obey_gate(evaluation)
-    model = inputs["export"].path
-    questions = load_questions(inputs["evaluation"].path / "answers.jsonl", spec.serve.parity_items)
-    asked_tokens = spec.evaluate.max_new_tokens
+    evaluation = inputs["evaluation"].path
+    obey_gate(read_evaluation(evaluation))
     # The proof is about answers as evaluation made them, so the endpoint's own bound on length may not cut them; and it
     # stays on loopback whatever the recipe says, on a port of its own.
-    serve = open_for(spec.serve, host="127.0.0.1", port=0, max_new_tokens=max(spec.serve.max_new_tokens, asked_tokens))
-    serve = open_for(serve, queue=max(serve.queue, len(questions)))
+    serve = open_for(spec.serve, host="127.0.0.1", port=0)
+    deployment = of_artifacts(run, serve, inputs["export"].path, evaluation)
+    exams = exams_of(deployment, spec.serve.parity_items)
+    serve = open_for(
+        serve,
+        max_new_tokens=max([serve.max_new_tokens, *(exam.max_tokens for exam in exams)]),
+        queue=max([serve.queue, *(len(exam.questions) for exam in exams)]),
+    )
+    deployment = replace(deployment, serve=serve)
 
     started = time.monotonic()
     endpoint = Endpoint(
-        model, spec.name, serve, log_path=run.path / LOG,
+        deployment, log_path=run.path / LOG,
         on_phase=lambda phase: run.record("serve", "serve/phase", phase), should_stop=lambda: run.stopping,
     )  # fmt: skip
     with endpoint:
         if not endpoint.is_ready:
             run.leave("while the served model was being loaded")
         run.record("serve", "serve/start_seconds", time.monotonic() - started, unit="s")
+        facts = record_facts(endpoint, run)
         started = time.monotonic()
-        served = ask(endpoint, questions, asked_tokens, run)
+        served = [ask(endpoint, exam, run) for exam in exams]
         seconds = time.monotonic() - started
     run.record("serve", "serve/answer_seconds", seconds, unit="s")
 
-    precision = lower_precision(stored_precision(model), resolve_precision(spec.model.precision, pick_device()))
-    parity = compare(questions, served, precision, LogitMargin(model, precision))
+    # The engine is gone by now: a second copy of the model would not always fit beside it.
+    evaluated_in = resolve_precision(spec.model.precision, pick_device())
+    precision = lower_precision(deployment.precision, evaluated_in)
+    found = [judge(deployment, exam, answers, precision, run) for exam, answers in zip(exams, served, strict=True)]
+    parity, others = found[0], {exam.choice.name: one for exam, one in zip(exams[1:], found[1:], strict=True)}
+    if others:
+        parity["adapters"] = others
     parity["settings"] = {
         "precision": precision,
-        "max_new_tokens": asked_tokens,
+        "engine": endpoint.engine.spec.engine,
+        "quantisation": serve.quantisation,
+        "compile": serve.compile,
+        "max_new_tokens": exams[0].max_tokens,
         "temperature": 0,
         "seconds": round(seconds, 3),
+        **facts,
     }
     run.record("serve", "serve/parity_equal", parity["equal"], unit="answers")
     run.record("serve", "serve/parity_share", parity["share"], unit="share")
-    refuse_different(parity)
+    for one in found:
+        refuse_different(one)
     return {"parity": store_parity(run, parity, inputs)}
 
 
-def ask(endpoint: Endpoint, questions: list[Any], max_tokens: int, run: Run) -> list[Served]:
+@dataclass(frozen=True)
+class Exam:
+    """What one model is asked for the proof, and what evaluation's model answered. max_tokens: evaluation's."""
+
+    choice: Choice
+    questions: list[Question]
+    max_tokens: int
+
+
+def exams_of(deployment: Deployment, limit: int) -> list[Exam]:
+    """One for each model that an evaluation is known of, the main one first."""
+    return [
+        Exam(choice, load_questions(choice.evaluation / "answers.jsonl", limit), choice.max_new_tokens)
+        for choice in deployment.choices.values()
+        if choice.evaluation is not None
+    ]
+
+
+def judge(deployment: Deployment, exam: Exam, served: list[Served], precision: str, run: Run) -> dict[str, Any]:
+    """parity.json of one model."""
+    reference = Reference(deployment, exam.choice, precision)
+    kind = deployment.serve.quantisation
+    if kind == "none":
+        return compare(exam.questions, served, precision, reference.margin)
+
+    def leave_if_asked() -> None:
+        if run.stopping:
+            run.leave("while the quantised model was being compared with its endpoint")
+
+    expected = reference.answers(exam.questions, exam.max_tokens, leave_if_asked) if exam.questions else []
+    agreement = quantised_agreement(kind, exam.questions, served)
+    parity = compare(expected, served, precision, reference.margin)
+    parity |= {
+        "what": f"serve: endpoint vs the {kind} model, asked as in evaluation",
+        "rule": f"quantised ({kind}), so its answers are not evaluation's: {agreement['equal_answers']} of "
+        f"{agreement['answers']} are; beside the {kind} model itself, {parity['rule']}",
+        "quantised": agreement,
+    }
+    run.record("serve", "serve/quantised_answer_share", agreement["answer_share"], unit="share")
+    return parity
+
+
+def record_facts(endpoint: Endpoint, run: Run) -> dict[str, Any]:
+    """What the engine measured of itself, as events too."""
+    facts = endpoint.engine.facts()
+    if gain := facts.get("compile"):
+        run.record("serve", "serve/compile_seconds", gain["seconds"], unit="s")
+        run.record("serve", "serve/compile_gain", gain["after"] / gain["before"], unit="times")
+    return {"engine_facts": facts} if facts else {}
+
+
+def ask(endpoint: Endpoint, exam: Exam, run: Run) -> list[Served]:
     """The endpoint's answers through the official client. A stop signal or a dead engine ends the asking."""
 
     def check() -> None:
@@ -83,26 +168,9 @@ def ask(endpoint: Endpoint, questions: list[Any], max_tokens: int, run: Run) -> 
 
     with OpenAI(base_url=endpoint.url, api_key=endpoint.token, max_retries=0, timeout=600) as client:
         return ask_all(
-            client, endpoint.name, questions, max_tokens,
+            client, exam.choice.name, exam.questions, exam.max_tokens,
             on_answer=lambda count: run.record("serve", "serve/answers", count, unit="answers"), check=check,
         )  # fmt: skip
-
-
-def read_evaluation(artifact: Artifact) -> dict[str, Any]:
-    return json.loads((artifact.path / "evaluation.json").read_text(encoding="utf-8"))
-
-
-def obey_gate(evaluation: Mapping[str, Any]) -> None:
-    """Raises: GateError SRV-007 when evaluation says hold."""
-    gate = evaluation["gate"]
-    if gate["verdict"] != "ship":
-        raise GateError(
-            "SRV-007",
-            f"The gate says do not ship: {gate['reason']}",
-            where="gate",
-            expected="a model that passes its gate",
-            fix="better data or more training; or, to serve it all the same, --set gate.require=none",
-        )
 
 
 def lower_precision(one: str, other: str) -> str:
@@ -147,22 +215,24 @@ def keep(
     host: str | None = None,
     port: int | None = None,
     token: str | None = None,
+    overrides: Sequence[str] = (),
+    workspace: Path | None = None,
     on_ready: Callable[[Endpoint, Path | None], None] = lambda endpoint, token_file: None,
     on_phase: Callable[[str], None] = lambda phase: None,
     on_drain: Callable[[int], None] = lambda in_flight: None,
 ) -> None:
     """Serve the exported model of a Run, or a model folder, until Ctrl-C or SIGTERM; then finish what is in flight.
 
-    host, port: instead of the recipe's. token: what clients must send; made when None, and then kept in a file in the
+    host, port, overrides ("serve.key=value"): instead of the recipe's. workspace: where runs of `serve.adapters` are. token: what clients must send; made when None, and then kept in a file in the
     run folder that only this user can read, for as long as the endpoint runs (on_ready gets its path).
     A second signal ends at once. Raises: GateError SRV-007, UsageError SRV-003/010, FileError SRV-004, ModelError SRV-001/002.
     """
-    model, name, serve, folder = served_model(target)
-    serve = open_for(serve, host=host, port=port)
+    deployment = deployment_of(target, overrides, workspace, host=host, port=port)
+    folder = target.path if isinstance(target, Run) else None
     with stop_signals() as is_stopping, contextlib.ExitStack() as stack:
         log_path = (folder / LOG) if folder else Path(stack.enter_context(_scratch())) / LOG
         endpoint = stack.enter_context(
-            Endpoint(model, name, serve, token=token, log_path=log_path, on_phase=on_phase, should_stop=is_stopping)
+            Endpoint(deployment, token=token, log_path=log_path, on_phase=on_phase, should_stop=is_stopping)
         )
         if not endpoint.is_ready:
             return
@@ -177,30 +247,29 @@ def keep(
         endpoint.drain()
 
 
-def served_model(target: Run | Path) -> tuple[Path, str, Serve, Path | None]:
-    """Model folder, its name in requests, settings, and the run folder if there is one, for a Run or a model folder.
+def deployment_of(
+    target: Run | Path, overrides: Sequence[str] = (), workspace: Path | None = None, **changes: Any
+) -> Deployment:
+    """What is served for a Run or a model folder. overrides: "serve.key=value" texts; changes: settings to replace.
 
-    Raises: GateError SRV-007, UsageError SRV-010 when there is nothing to serve.
+    Raises: GateError SRV-007, UsageError SRV-010/016/017.
     """
-    if isinstance(target, Path):
-        if not (target / "config.json").is_file():
-            raise _nothing_to_serve(f"{target} is not a model folder: it has no config.json.")
-        return target, target.resolve().name, Serve(), None
-    evaluation, export = target.outputs("evaluate"), target.outputs("export")
-    if evaluation:
-        obey_gate(read_evaluation(evaluation["evaluation"]))
-    if not export or "export" not in export:
-        raise _nothing_to_serve(f"run {target.id} has no exported model.")
-    if not evaluation:
-        raise _nothing_to_serve(f"the evaluation of run {target.id} is gone, so nothing says that it may be served.")
-    return export["export"].path, target.recipe.name, target.recipe.serve, target.path
-
-
-def _nothing_to_serve(what: str) -> UsageError:
-    return UsageError(
-        "SRV-010", what, expected="a finished export (export.merged: true), or a folder with config.json and weights",
-        fix="tunesmith run RECIPE, or tunesmith export RECIPE; both end with an exported model",
-    )  # fmt: skip
+    foreign = [text for text in overrides if not text.startswith("serve.")]
+    if foreign:
+        raise UsageError(
+            "SRV-017",
+            f"{foreign[0]} is no setting of the endpoint, and the model is made already",
+            where="--set",
+            expected="keys of serve, such as serve.temperature=0.2",
+            fix="tunesmith run RECIPE --set KEY=VALUE makes another model",
+        )
+    own = {} if isinstance(target, Path) else {"serve": target.recipe.serve.model_dump(mode="json")}
+    recipe = parse_recipe(json.dumps({"data": {"sources": ["none"]}, **own}), tuple(overrides))
+    serve = open_for(recipe.serve, **changes)
+    if isinstance(target, Run):
+        return of_run(target, serve)
+    asked = frozenset(name for name in Serve.model_fields if recipe.origin(f"serve.{name}") != "default")
+    return of_folder(target, serve, workspace=workspace, asked=asked)
 
 
 @contextlib.contextmanager

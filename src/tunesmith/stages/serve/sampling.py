@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -75,6 +76,58 @@ class TopP(RequestSetting):
         return scores_RV.masked_fill(dropped_RV.scatter(-1, order_RV, dropped_RV), float("-inf"))
 
 
+class Seeded(RequestSetting):
+    """Draws the token itself where a request has a seed: what is drawn follows from (seed, position, token) alone, so that
+    it does not depend on who else is in the batch. Adding Gumbel noise and taking the highest is sampling from the softmax.
+    """
+
+    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> Tensor:
+        keys = [
+            self.neutral
+            if (seed := item.state.logit_processor_kwargs.get(self.name, self.neutral)) == self.neutral
+            else mix(seed, item.state.position_offset)
+            for item in requests_with_new_token
+        ]
+        return torch.tensor(keys, dtype=torch.int32, device="cpu")
+
+    def change(self, scores_RV: Tensor, values_R: Tensor) -> Tensor:
+        tokens_V = torch.arange(scores_RV.size(-1), device=scores_RV.device)
+        noise_RV = gumbel(values_R.long().unsqueeze(-1) * 0x9E3779B1 + tokens_V)
+        best_R1 = (scores_RV + noise_RV).argmax(dim=-1, keepdim=True)
+        only_best_RV = torch.full_like(scores_RV, float("-inf")).scatter(-1, best_R1, 0.0)
+        return torch.where((values_R != self.neutral).unsqueeze(-1), only_best_RV, scores_RV)
+
+
+class Adapter(RequestSetting):
+    """The adapter's number; leaves the scores alone. It travels here because what travels here stays with its request."""
+
+    def change(self, scores_RV: Tensor, values_R: Tensor) -> Tensor:
+        return scores_RV
+
+
+def mix(seed: int, position: int) -> int:
+    """31 bits that follow from both."""
+    digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def gumbel(counter: Tensor) -> Tensor:
+    """Standard Gumbel noise, float32, that follows from whole numbers: lowbias32 (C. Wellons, 2018), then -log(-log(u))."""
+    x = counter & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    x = x ^ (x >> 16)
+    u = ((x >> 9).float() + 0.5) / 2**23  # 23 bits and a half are exact in float32: never 0, never 1
+    return -torch.log(-torch.log(u))
+
+
 def request_processors(vocabulary: int) -> list[RequestSetting]:
-    """In the order of `generate`: temperature, top_k, top_p; greedy first, since it leaves nothing to the others."""
-    return [Greedy("greedy", False), Temperature("temperature", 1.0), TopK("top_k", vocabulary), TopP("top_p", 1.0)]
+    """In the order of `generate`: temperature, top_k, top_p, then the draw; greedy first, since it leaves nothing to the others."""
+    return [
+        Greedy("greedy", False),
+        Temperature("temperature", 1.0),
+        TopK("top_k", vocabulary),
+        TopP("top_p", 1.0),
+        Seeded("seed", -1),
+        Adapter("adapter", -1),
+    ]
