@@ -44,9 +44,11 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple
     )
 
 
-def finished(workspace: Path, model_dir: Path, folder: Path, name: str, *overrides: str) -> Evaluated:
+def finished(
+    workspace: Path, model_dir: Path, folder: Path, name: str, *overrides: str, items: int = QUESTIONS
+) -> Evaluated:
     """A Run up to its export."""
-    small = evaluated(workspace, model_dir, folder, name=name, overrides=overrides, num_items=QUESTIONS)
+    small = evaluated(workspace, model_dir, folder, name=name, overrides=overrides, num_items=items)
     small.evaluate(f"e-{name}")
     small.export(f"x-{name}")
     return small
@@ -54,7 +56,7 @@ def finished(workspace: Path, model_dir: Path, folder: Path, name: str, *overrid
 
 @pytest.fixture(scope="module")
 def second(workspace: Path, model_dir: Path, adapters: tuple[Path, Path]) -> Evaluated:
-    return finished(workspace, model_dir, adapters[1], "second")
+    return finished(workspace, model_dir, adapters[1], "second", items=QUESTIONS + 1)
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +186,8 @@ def test_a_quantised_base_with_its_adapters_is_proven_beside_itself_and_says_how
     parity = prove(first, "serve.quantisation=nf4")
     for found in (parity, parity["adapters"]["other"]):
         assert found["verdict"] == "equal"
-        assert found["equal"] == found["n"] == QUESTIONS
+        assert found["equal"] == found["n"] == found["quantised"]["answers"] >= QUESTIONS
         assert found["quantised"]["quantisation"] == "nf4"
-        assert found["quantised"]["answers"] == QUESTIONS
         assert found["quantised"]["equal_answers"] < QUESTIONS, "4 bits change something in this model"
         assert "quantised (nf4)" in found["rule"]
     assert parity["settings"]["quantisation"] == "nf4"
@@ -195,7 +196,7 @@ def test_a_quantised_base_with_its_adapters_is_proven_beside_itself_and_says_how
 
 def test_a_compiled_model_is_proven_as_it_is_served_and_says_what_compiling_gained(second: Evaluated) -> None:
     parity = prove(second, "serve.compile=true")
-    assert (parity["verdict"], parity["equal"]) == ("equal", QUESTIONS)
+    assert (parity["verdict"], parity["equal"]) == ("equal", QUESTIONS + 1)
     gain = parity["settings"]["engine_facts"]["compile"]
     assert gain["seconds"] > 0
     assert gain["before"] > 0

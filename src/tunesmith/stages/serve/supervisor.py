@@ -14,10 +14,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 3.0  # less than EngineProcess.stop waits before it ends us
 
 
 def leave_with_parent(leave: Callable[[], None]) -> None:
@@ -32,31 +31,26 @@ def leave_with_parent(leave: Callable[[], None]) -> None:
 
 
 def main() -> int:
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    leave_with_parent(lambda: _end(child))
+    # A group of its own, so that what the command starts can be ended with it, and we outlive them to tell its status.
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0)
+
+    def end(*_: object) -> None:
+        child.terminate()
+        hard = threading.Timer(GRACE_SECONDS, _kill_group, [child.pid])
+        hard.daemon = True
+        hard.start()
+
+    leave_with_parent(end)
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: _end(child))
+        signal.signal(signum, end)
     status = child.wait()
-    _kill_group()  # what the command left behind, such as its own engine processes
-    return status
+    _kill_group(child.pid)  # what the command left behind, such as its own engine processes
+    return status if status >= 0 else 128 - status
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the command, then SIGKILL to our whole group: ourselves with it."""
-    child.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    while child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    _kill_group(signal.SIGKILL)
-
-
-def _kill_group(signum: int = signal.SIGTERM) -> None:
-    if os.getpgrp() != os.getpid():
-        return  # started without a group of our own: there is nobody else in it that is ours to end
+def _kill_group(group: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        if signum == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(os.getpgrp(), signum)
+        os.killpg(group, signal.SIGKILL)
 
 
 if __name__ == "__main__":
