@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 import torch.fx.experimental._config
 from torch import nn
 
@@ -80,12 +81,28 @@ def answer(manager: Any, context: int) -> int:
         output = manager.get_result()
         error = manager.background_thread_status.fatal_error if output is None else output.error
         if output is None or output.error is not None:
-            raise ModelError(
-                "SRV-014",
-                f"the model could not be compiled: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}",
-                where="serve.compile",
-                expected="a model and a machine that torch.compile can work with (on a CPU: a C++ compiler)",
-                fix="--set serve.compile=false",
-            )
+            raise _cannot(str(error).strip().splitlines()[0] if str(error).strip() else repr(error))
         tokens += len(output.generated_tokens)
     return tokens
+
+
+def refuse_without_compiler(device: torch.device) -> None:
+    """Asked before a large model is loaded in vain. Raises: ModelError SRV-014 on a CPU without a C++ compiler."""
+    if device.type != "cpu":
+        return
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except exc.InvalidCxxCompiler as problem:
+        raise _cannot(f"this machine has no C++ compiler ({problem})") from problem
+
+
+def _cannot(why: str) -> ModelError:
+    return ModelError(
+        "SRV-014",
+        f"the model cannot be compiled: {why}",
+        where="serve.compile",
+        expected="a model and a machine that torch.compile can work with (on a CPU: a C++ compiler)",
+        fix="--set serve.compile=false",
+    )

@@ -59,6 +59,10 @@ def start(spec: EngineSpec) -> tuple[Any, dict[str, int]]:
     from tunesmith.modeling.load import load_model, pick_device, resolve_attention
     from tunesmith.recipe.tree import Int8, Nf4
 
+    if spec.compile:
+        from tunesmith.stages.serve.compilation import compile_model, refuse_without_compiler
+
+        refuse_without_compiler(pick_device())
     say("phase", "loading the model")
     quantisation = {"none": None, "nf4": Nf4(), "int8": Int8()}[spec.quantisation]
     attention = resolve_attention(spec.attention, pick_device(), spec.precision)
@@ -72,8 +76,6 @@ def start(spec: EngineSpec) -> tuple[Any, dict[str, int]]:
         say("phase", f"loading {len(spec.adapters)} adapters")
         return start_mixed(model, spec), {key: number for number, key in enumerate(spec.adapters)}
     if spec.compile:
-        from tunesmith.stages.serve.compilation import compile_model
-
         say("phase", "compiling the model")
         manager, gain = compile_model(model, lambda: start_manager(model, spec.requests, compiled=True), spec.context)
         say("fact", {"compile": gain.to_json()})
