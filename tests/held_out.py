@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,3 +184,26 @@ def fill(
 def entry(row: int, part: str, **asked: object) -> dict[str, object]:
     plain = {"messages": None, "expected": None, "prompt_ids": None}
     return {"row": row, "part": part, "split": "test", "key": f"key-{row}", **plain, **asked}
+
+
+def finished(
+    workspace: Path, model_dir: Path, adapter_dir: Path, name: str, *overrides: str, items: int = 8
+) -> Evaluated:
+    """A Run up to its export."""
+    small = evaluated(workspace, model_dir, adapter_dir, name=name, overrides=overrides, num_items=items)
+    small.evaluate(f"e-{name}")
+    small.export(f"x-{name}")
+    return small
+
+
+def prove_served(small: Evaluated, *overrides: str) -> dict[str, Any]:
+    """parity.json of the stage serve, called as the runner does."""
+    from tunesmith.stages.serve.run import run as stage
+
+    again = small.again(*overrides) if overrides else small
+    for name in ("train", "evaluate", "export"):
+        again.run.set_outputs(name, small.run.outputs(name) or {})
+    again.run.stage_key = f"s-{again.run.id}"
+    inputs = {**(small.run.outputs("evaluate") or {}), **(small.run.outputs("export") or {})}
+    made = stage(again.recipe, inputs, again.run)
+    return json.loads((made["parity"].path / "parity.json").read_bytes())

@@ -13,7 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from held_out import CPU, Evaluated, adapter, answers_to, evaluated, load_tokenizer_of, prompts, speaker
+from held_out import (
+    CPU,
+    Evaluated,
+    adapter,
+    answers_to,
+    evaluated,
+    finished,
+    load_tokenizer_of,
+    prompts,
+    prove_served,
+    speaker,
+)
 
 from tunesmith.errors import GateError, ModelError, RecipeError, UsageError
 from tunesmith.recipe.tree import Serve
@@ -44,16 +55,6 @@ def adapters(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple
     )
 
 
-def finished(
-    workspace: Path, model_dir: Path, folder: Path, name: str, *overrides: str, items: int = QUESTIONS
-) -> Evaluated:
-    """A Run up to its export."""
-    small = evaluated(workspace, model_dir, folder, name=name, overrides=overrides, num_items=items)
-    small.evaluate(f"e-{name}")
-    small.export(f"x-{name}")
-    return small
-
-
 @pytest.fixture(scope="module")
 def second(workspace: Path, model_dir: Path, adapters: tuple[Path, Path]) -> Evaluated:
     return finished(workspace, model_dir, adapters[1], "second", items=QUESTIONS + 1)
@@ -62,19 +63,6 @@ def second(workspace: Path, model_dir: Path, adapters: tuple[Path, Path]) -> Eva
 @pytest.fixture(scope="module")
 def first(workspace: Path, model_dir: Path, adapters: tuple[Path, Path], second: Evaluated) -> Evaluated:
     return finished(workspace, model_dir, adapters[0], "first", f"serve.adapters={{other: {second.run.id}}}")
-
-
-def prove(small: Evaluated, *overrides: str) -> dict:
-    """The stage, as the runner calls it: parity.json."""
-    from tunesmith.stages.serve.run import run as stage
-
-    again = small.again(*overrides) if overrides else small
-    for name in ("train", "evaluate", "export"):
-        again.run.set_outputs(name, small.run.outputs(name))
-    again.run.stage_key = f"s-{again.run.id}"
-    inputs = {**small.run.outputs("evaluate"), **small.run.outputs("export")}
-    made = stage(again.recipe, inputs, again.run)
-    return json.loads((made["parity"].path / "parity.json").read_text())
 
 
 # --------------------------------------------------------------------------------------------------------- adapters
@@ -183,7 +171,7 @@ def test_adapters_that_are_more_than_low_rank_sums_are_refused(model_dir: Path, 
 def test_a_quantised_base_with_its_adapters_is_proven_beside_itself_and_says_how_far_it_is_from_evaluation(
     first: Evaluated,
 ) -> None:
-    parity = prove(first, "serve.quantisation=nf4")
+    parity = prove_served(first, "serve.quantisation=nf4", "model.attention=eager")
     for found in (parity, parity["adapters"]["other"]):
         assert found["verdict"] == "equal"
         assert found["equal"] == found["n"] == found["quantised"]["answers"] >= QUESTIONS
@@ -192,10 +180,11 @@ def test_a_quantised_base_with_its_adapters_is_proven_beside_itself_and_says_how
         assert "quantised (nf4)" in found["rule"]
     assert parity["settings"]["quantisation"] == "nf4"
     assert parity["settings"]["engine_facts"]["quantised"]["bits_per_weight"] < 5
+    assert parity["settings"]["engine_facts"]["attention"] == "eager", "the engine obeys model.attention"
 
 
 def test_a_compiled_model_is_proven_as_it_is_served_and_says_what_compiling_gained(second: Evaluated) -> None:
-    parity = prove(second, "serve.compile=true")
+    parity = prove_served(second, "serve.compile=true")
     assert (parity["verdict"], parity["equal"]) == ("equal", QUESTIONS + 1)
     gain = parity["settings"]["engine_facts"]["compile"]
     assert gain["seconds"] > 0
@@ -212,7 +201,7 @@ def test_a_machine_that_cannot_compile_says_so_by_name(
 
     monkeypatch.setenv("CXX", str(tmp_path / "no compiler"))
     engine = EngineProcess(EngineSpec(model_dir, 2, 512, "fp32", compile=True), tmp_path / "engine.log")
-    with pytest.raises(ModelError, match=r"SRV-014 serve\.compile: the model cannot be compiled: .*no C\+\+ compiler"):
+    with pytest.raises(ModelError, match=r"SRV-018 serve\.compile: the model cannot be compiled: .*no C\+\+ compiler"):
         engine.wait_ready(lambda phase: None)
     engine.stop()
 

@@ -39,7 +39,7 @@ def compile_model(model: nn.Module, start: Callable[[], Any], context: int) -> t
     """The manager of the compiled model, warm, and what compiling it gained.
 
     start: makes a running manager of the model as it is now. context: longest sequence.
-    Raises: ModelError SRV-014 when torch.compile does not work here.
+    Raises: ModelError SRV-018 when torch.compile does not work here.
     """
     plain = start()
     answer(plain, context)  # first use: allocations, kernels
@@ -69,7 +69,7 @@ def speed(manager: Any, context: int) -> float:
 
 
 def answer(manager: Any, context: int) -> int:
-    """Answers a few made-up prompts and returns the number of tokens. Raises: ModelError SRV-014 when the engine cannot."""
+    """Answers a few made-up prompts and returns the number of tokens. Raises: ModelError SRV-018 when the engine cannot."""
     prompt_tokens = min(PROMPT_TOKENS, context // 2)
     count = min(ANSWER_TOKENS, context - prompt_tokens)
     asked = [
@@ -87,7 +87,7 @@ def answer(manager: Any, context: int) -> int:
 
 
 def refuse_without_compiler(device: torch.device) -> None:
-    """Asked before a large model is loaded in vain. Raises: ModelError SRV-014 on a CPU without a C++ compiler."""
+    """Asked before a large model is loaded in vain. Raises: ModelError SRV-018 on a CPU without a C++ compiler."""
     if device.type != "cpu":
         return
     from torch._inductor import cpp_builder, exc
@@ -100,7 +100,7 @@ def refuse_without_compiler(device: torch.device) -> None:
 
 def _cannot(why: str) -> ModelError:
     return ModelError(
-        "SRV-014",
+        "SRV-018",
         f"the model cannot be compiled: {why}",
         where="serve.compile",
         expected="a model and a machine that torch.compile can work with (on a CPU: a C++ compiler)",

@@ -54,7 +54,7 @@ def say(what: str, told: Any) -> None:
 
 
 def start(spec: EngineSpec) -> tuple[Any, dict[str, int]]:
-    """A running manager of the model, and the number of each adapter by its key. Raises: ModelError MDL-1xx, SRV-014."""
+    """A running manager of the model, and the number of each adapter by its key. Raises: ModelError MDL-1xx, SRV-018."""
     say("phase", "importing torch and transformers")
     from tunesmith.modeling.load import load_model, pick_device, resolve_attention
     from tunesmith.recipe.tree import Int8, Nf4
