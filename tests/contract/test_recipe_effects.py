@@ -349,6 +349,7 @@ def exported_run(bench: Bench, overrides: tuple[str, ...]) -> Any:
     (bench.folder / "adapter").mkdir(exist_ok=True)
     (bench.folder / "adapter" / "adapter_config.json").write_text('{"r": 8}')
     made = {
+        "train": {"model": SimpleNamespace(kind="Model")},
         "export": {"export": SimpleNamespace(path=bench.tiny)},
         "evaluate": {"evaluation": SimpleNamespace(path=folder)},
     }

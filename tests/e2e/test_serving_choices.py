@@ -83,13 +83,14 @@ def test_requests_pick_an_adapter_and_a_batch_may_mix_them(
     mixed, first: Evaluated, second: Evaluated, model_dir: Path, adapters: tuple[Path, Path]
 ) -> None:
     tokenizer = load_tokenizer_of(model_dir)
-    asked = prompts(QUESTIONS)
+    # The last one fills whole pages of the cache, which a prefix cache would hand on.
+    asked = [*prompts(QUESTIONS), "the quick brown fox jumps over the lazy dog " * 8]
     expected = {
         "first": answers_to(model_dir, adapters[0], tokenizer, asked, "tuned"),
         "other": answers_to(model_dir, adapters[1], tokenizer, asked, "tuned"),
         "base": answers_to(model_dir, adapters[0], tokenizer, asked, "base"),
     }
-    assert all(len({expected[name][n] for name in expected}) == 3 for n in range(QUESTIONS)), "they must differ"
+    assert all(len({expected[name][n] for name in expected}) == 3 for n in range(len(asked))), "they must differ"
     with openai.OpenAI(base_url=mixed.url, api_key=mixed.token, max_retries=0) as client:
         cards = {card.id: card.kind for card in client.models.list()}
         assert cards == {"first": "adapter", "other": "adapter", "base": "base"}
@@ -102,10 +103,11 @@ def test_requests_pick_an_adapter_and_a_batch_may_mix_them(
             return reply.choices[0].message.content
 
         # The same prompt to all three side by side, twice over: what one has computed must never serve another.
-        orders = [(name, number) for number in range(QUESTIONS) for name in expected] * 2
+        orders = [(name, number) for number in range(len(asked)) for name in expected] * 2
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(answer, orders))
         assert answers == [expected[name][number] for name, number in orders]
+        assert [answer((name, QUESTIONS)) for name in expected] == [texts[QUESTIONS] for texts in expected.values()]
         with pytest.raises(openai.NotFoundError, match='"first", "other", "base"'):
             client.chat.completions.create(model="second", messages=[{"role": "user", "content": "x"}])
 

@@ -123,7 +123,9 @@ def of_artifacts(run: Run, serve: Serve, exported: Path, evaluation: Path) -> De
     """As `of_run`, with the artifacts at hand."""
     spec = run.pinned_recipe
     trained = (run.outputs("train") or {}).get("model")
-    if serve.adapters and trained is not None and trained.kind == "Adapter":
+    if serve.adapters and trained is None:
+        raise nothing_to_serve(f"what run {run.id} trained is gone, so nothing says which base its adapters belong to.")
+    if serve.adapters and trained.kind == "Adapter":
         files = hub.resolve(spec.model.base, spec.model.revision)
         precision = resolve_precision(spec.model.precision, pick_device())
         plain = Choice(BASE, "base", load_tokenizer(files, spec.model.template))

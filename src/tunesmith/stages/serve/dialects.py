@@ -77,6 +77,9 @@ class VllmDialect:
             for choice in told["choices"]:
                 ids = choice.get("token_ids") or []
                 finish = choice.get("finish_reason")
+                if not ids and choice.get("text"):
+                    yield {"error": "this vLLM sends no token ids; 0.10.2 or newer does"}
+                    return
                 if finish not in (None, "stop", "length"):
                     yield {"error": f"vLLM ended the answer: {finish}"}
                 elif finish or ids:

@@ -183,10 +183,12 @@ def refuse_different(parity: Mapping[str, Any]) -> None:
     if parity["verdict"] != "different":
         return
     first = parity["differences"][0]
+    kind = parity.get("quantised", {}).get("quantisation")
+    asked = f"the {kind} model asked in this process" if kind else "evaluation"
     raise ModelError(
         "SRV-009",
-        f"The endpoint answers {parity['n'] - parity['equal']} of {parity['n']} prompts otherwise than evaluation. First: "
-        f"evaluation {first['evaluation'][:200]!r}, endpoint {first['endpoint'][:200]!r}",
+        f"The endpoint answers {parity['n'] - parity['equal']} of {parity['n']} prompts otherwise than {asked}. First: "
+        f"expected {first['evaluation'][:200]!r}, endpoint {first['endpoint'][:200]!r}",
         where=f"{first['part']}, row {first['row']}",
         expected=parity["rule"],
         fix="compare the template in the exported folder with the recipe's model.template; please report it if they agree",
