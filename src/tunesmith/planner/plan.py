@@ -104,11 +104,14 @@ def plan(
     if statistics is not None:
         figures |= speed.figures(spec, statistics, hardware, job, learned)
     figures |= disk.figures(spec, case.shape, case.precision, statistics)
+    kind = case.attention_class(machine)
+    timed = attention.recall(workspace, kind) if workspace else {}
+    told = switches(spec, job, kind, timed, recompute=recompute)
     choices = {
         "micro_batch": micro_batch,
         "gradient_checkpointing": recompute,
         "precision": case.precision,
-        "attention": spec.model.attention,
+        "attention": told[0].state,
     }
     if spec.model.quantisation.type != "none":
         choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
@@ -118,9 +121,6 @@ def plan(
         *_notes(case, micro_batch, recompute),
         *([speed.basis(learned, machine)] if statistics is not None else []),
     ]
-    kind = case.attention_class(machine)
-    timed = attention.recall(workspace, kind) if workspace else {}
-    told = switches(spec, job, kind, timed, recompute=recompute)
     return Plan(figures, choices, hardware, basis, pace, notes, tuple(unusual(spec, config)), told)
 
 
