@@ -29,6 +29,7 @@ from tunesmith.runs.run import Listener, Run, folder_of, list_runs
 
 if TYPE_CHECKING:
     from tunesmith.planner import Plan
+    from tunesmith.planner.hardware import Hardware
     from tunesmith.runner import Outcome
     from tunesmith.tuning import Result
 
@@ -361,6 +362,7 @@ def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
 
     from tunesmith.planner import hardware
 
+    machine = hardware.detect()
     folder = Path(workspace).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -369,9 +371,9 @@ def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("tunesmith", *names)},
-        "hardware": asdict(hardware.detect()),
+        "hardware": asdict(machine),
         "quantisation": _quantisation(),
-        "attention": ["eager", "sdpa", *(["flash_attention_2"] if find_spec("flash_attn") else [])],
+        **_speed(machine, Path(workspace)),
         "free_disk_bytes": shutil.disk_usage(folder).free,
         "missing": {
             name: f"pip install 'tunesmith[{name}]'  (lacks {', '.join(modules)})"
@@ -379,6 +381,58 @@ def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
             if modules
         },
     }
+
+
+def _speed(machine: Hardware, workspace: Path) -> dict[str, Any]:
+    """What can make training faster here: attention, the compiler, Liger, fused optimizer, bf16, threads. No torch but for
+    what only torch can tell."""
+    from tunesmith.planner import attention, switches
+
+    on_cpu = not machine.gpus
+    capability = 0.0 if on_cpu else machine.gpus[0].capability
+    trouble = switches.compiler_trouble(on_cpu=on_cpu)
+    timed = {
+        key: {"picked": attention.best(ms), "milliseconds": ms} for key, ms in attention.read(workspace).items() if ms
+    }
+    return {
+        "attention": list(reversed(attention.installed(on_cpu=on_cpu, precision="bf16", capability=capability))),
+        "attention_timed": timed,
+        "compile": {"compiler": switches.compiler(on_cpu=on_cpu), "trouble": trouble},
+        "liger": {
+            "version": switches.package_version("liger-kernel"),
+            "trouble": switches.liger_trouble(on_cpu=on_cpu),
+        },
+        **_torch_facts(on_cpu),
+    }
+
+
+def _torch_facts(on_cpu: bool) -> dict[str, Any]:
+    """fused_optimizer: whether torch has AdamW's arithmetic in one pass for this device. bf16: native, emulated (slow)
+    or absent. threads: that torch takes."""
+    if find_spec("torch") is None:
+        return {"fused_optimizer": False, "bf16": "absent", "threads": 0}
+    import torch
+
+    on_cpu = on_cpu or not torch.cuda.is_available()  # a GPU that this torch was not built for is none
+    weight = torch.zeros(1, requires_grad=True, device="cpu" if on_cpu else "cuda")
+    try:
+        fused = bool(torch.optim.AdamW([weight], fused=True).defaults["fused"])
+    except RuntimeError:
+        fused = False
+    if on_cpu:
+        flags = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, "cpu") else ""
+        bf16 = (
+            "native" if _cpu_multiplies_bf16() else f"emulated ({flags or 'this processor'} has no bf16 multiplication)"
+        )
+    else:
+        bf16 = "native" if torch.cuda.is_bf16_supported(including_emulation=False) else "absent"
+    return {"fused_optimizer": fused, "bf16": bf16, "threads": torch.get_num_threads()}
+
+
+def _cpu_multiplies_bf16() -> bool:
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    return any(flag in text for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def _quantisation() -> dict[str, Any]:

@@ -195,10 +195,49 @@ def training(bench: Bench, overrides: tuple[str, ...]) -> Any:
     small = small_training(workspace, bench.tiny, ("train.max_steps=4", *overrides))
     result = small.train()
     names = ("train/loss", "validation/loss", "train/learning_rate", "checkpoint/saved", "train/result_step")
-    chosen = {name: value for name, value in result.notes.items() if name not in ("threads", "tokens")}
+    # Times differ from run to run.
+    chosen = {name: value for name, value in result.notes.items() if name not in ("threads", "tokens", "attention_ms")}
     left = sorted(path.name for path in (workspace / "artifacts" / "checkpoint").rglob("step-*"))
     layouts = [event.value for event in small.run.events() if event.name == "train/layout"]
     return {name: small.values(name) for name in names}, chosen, left, layouts
+
+
+def compiled(bench: Bench, overrides: tuple[str, ...]) -> list[str]:
+    """Whether a training compiles its layers; nothing is really compiled."""
+    from tunesmith.stages.train import run as stage
+    from tunesmith.stages.train.speed import Compilation
+
+    told: list[str] = []
+    with bench.patch.context() as patch:
+        patch.setattr(stage, "compiled_layers", lambda loop, run: told.append("compiled") or Compilation(0.0, 1.0, 0))
+        settings = ("train.max_steps=1", *overrides)
+        small_training(bench.folder / "compiled" / str(len(bench.known)), bench.tiny, settings).train()
+    return told
+
+
+def whose_kernels(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """On a GPU, where liger_kernel is installed."""
+    from tunesmith.planner import switches
+
+    with bench.patch.context() as patch:
+        patch.setattr(switches, "find_spec", lambda name: name)
+        return switches.kernels(bench.recipe(overrides), on_cpu=False)[0]
+
+
+def decoding(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The kind of cache that generation is asked for by the evaluation."""
+    from tunesmith.stages.evaluate import answers
+
+    asked: list[str] = []
+    generate = answers.generate_greedy
+
+    def note(*told: Any, **named: Any) -> Any:
+        asked.append(named["cache"])
+        return generate(*told, **named)
+
+    with bench.patch.context() as patch:
+        patch.setattr(answers, "generate_greedy", note)
+        return evaluation(bench, overrides), asked
 
 
 def engine(bench: Bench, overrides: tuple[str, ...]) -> Any:
@@ -643,6 +682,8 @@ EFFECTS: dict[str, Effect] = {
     "train.optimizer.beta2_decay": Effect(optimizer, ("train.optimizer=adafactor",)),
     "train.max_grad_norm": Effect(training),
     "train.gradient_checkpointing": Effect(plan),
+    "train.compile": Effect(compiled),
+    "train.kernels": Effect(whose_kernels, other="off"),
     "train.evaluate_every": Effect(training),
     "train.save_every": Effect(training, ("train.keep=last", "train.evaluate_every=3")),
     "train.keep_checkpoints": Effect(training, ("train.keep_checkpoints=3",)),
@@ -665,6 +706,7 @@ EFFECTS: dict[str, Effect] = {
     "evaluate.metrics": Effect(evaluation),
     "evaluate.max_new_tokens": Effect(evaluation, other=9),
     "evaluate.batch_size": Effect(evaluation, other=2),
+    "evaluate.cache": Effect(decoding),
     "evaluate.max_items": Effect(evaluation, other=1),
     "evaluate.split": Effect(evaluation),
     "evaluate.confidence": Effect(verdict),

@@ -169,3 +169,42 @@ def test_a_batch_that_does_not_fit_is_cut_and_nothing_is_lost(
 
 def test_nothing_asked_is_nothing_answered(model: nn.Module) -> None:
     assert ask(model, [], [], 4, 6) == []
+
+
+# --------------------------------------------------------------------------------------------------------- static cache
+
+
+def test_a_static_cache_gives_the_same_answers(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With padding and without, with rows that leave the batch and without, to the end of the context."""
+    stops = stops_of(model, 20)
+    seen: list[type] = []
+    monkeypatch.setattr(generation, "_keep_rows", lambda cache, keep: seen.append(type(cache)) or kept(cache, keep))
+    for items, batch_size in ((ITEMS, 4), (ITEMS, 1), (ragged([9, 9, 9], seed=2), 3), (ragged([CONTEXT - 2, 10]), 2)):
+        asked = {"max_new_tokens": 20, "batch_size": batch_size}
+        dynamic, static = (
+            generate_greedy(model, Ids(stops), items, cache=kind, **asked) for kind in ("dynamic", "static")
+        )
+        assert static == dynamic
+        assert any(answer.ids for answer in static)
+    assert {found.__name__ for found in seen} == {"DynamicCache", "StaticCache"}, "rows left batches of both kinds"
+
+
+kept = generation._keep_rows
+
+
+def test_a_model_that_would_read_beyond_what_is_filled_is_refused(model: nn.Module) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, sliding_window=8, pad_token_id=0,
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"EVL-013 evaluate\.cache: no static cache for MistralForCausalLM with sdpa"):
+        generate_greedy(MistralForCausalLM(config), Ids([]), ITEMS, max_new_tokens=2, batch_size=2, cache="static")
+    implementation = model.config._attn_implementation
+    try:
+        model.config._attn_implementation_internal = "flash_attention_2"
+        with pytest.raises(ModelError, match="EVL-013"):
+            generate_greedy(model, Ids([]), ITEMS, max_new_tokens=2, batch_size=2, cache="static")
+    finally:
+        model.config._attn_implementation_internal = implementation

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,7 +38,9 @@ def command(workspace: Path, as_json: bool) -> None:
     click.echo(
         f"cores {machine.get('cores')}  memory {format_bytes(machine.get('ram_bytes', 0))}, {format_bytes(machine.get('ram_available_bytes', 0))} free  GPUs: {gpus}"
     )
-    click.echo(f"attention: {', '.join(found['attention'])}  free disk: {format_bytes(found['free_disk_bytes'])}")
+    click.echo(f"free disk: {format_bytes(found['free_disk_bytes'])}")
+    for line in _speed(found):
+        click.echo(line)
     packed = found["quantisation"]
     can = f"{', '.join(packed['can'])}  (bitsandbytes {packed['bitsandbytes']} on {packed['device']})"
     click.echo(f"quantisation: {'none; bitsandbytes: ' + packed['trouble'] if packed['trouble'] else can}")
@@ -44,3 +48,16 @@ def command(workspace: Path, as_json: bool) -> None:
         click.echo(f"missing for {name}: {line}")
     if not found["missing"]:
         click.echo("nothing is missing")
+
+
+def _speed(found: dict[str, Any]) -> Iterator[str]:
+    """What can make training faster here."""
+    yield f"attention: {', '.join(found['attention'])}"
+    for key, timed in found["attention_timed"].items():
+        times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in timed["milliseconds"].items())
+        yield f"  timed: {times}: {timed['picked']}  ({key})"
+    compiler, liger = found["compile"], found["liger"]
+    yield f"compile: {'no: ' + compiler['trouble'] if compiler['trouble'] else 'yes, by ' + compiler['compiler']}"
+    yield f"Liger kernels: {'no: ' + liger['trouble'] if liger['trouble'] else liger['version']}"
+    fused = "yes" if found["fused_optimizer"] else "no"
+    yield f"fused optimizer: {fused}  bf16: {found['bf16']}  threads: {found['threads']}"

@@ -18,6 +18,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from tunesmith.modeling.packing import Layout, packed_inputs
+from tunesmith.planner.activations import loss_chunk
 from tunesmith.runs.dataset import Dataset
 
 # Shape suffixes: E examples, B rows, T tokens, K learned positions of all rows together, V vocabulary, D hidden.
@@ -113,20 +114,33 @@ def learned_logits(model: nn.Module, batch: Batch) -> Tensor:
     The decoder's hidden states are picked before the output layer, so that logits of prompts are never computed; a
     model whose output is more than a linear layer (soft caps, scales) goes the whole way instead.
     """
+    found = learned_hidden(model, batch)
+    if found:
+        hidden_KD, head = found
+        return head(hidden_KD).float()
     base = _base_of(model)
-    packed = packed_inputs(base, batch.lengths, batch.ids_BT.device) if batch.lengths else {}
     root = base.__dict__.get(ROOT)
     if root and _has_plain_head(base):
         with _picking(base.get_output_embeddings(), batch.places_K):
-            return root.call(input_ids=batch.ids_BT, use_cache=False, **packed).logits.float()
-    if root:
-        logits_BTV = root.call(input_ids=batch.ids_BT, use_cache=False, **packed).logits
-        return logits_BTV.flatten(0, 1)[batch.places_K].float()
-    if _has_plain_head(base):
-        hidden_BTD = base.get_decoder()(input_ids=batch.ids_BT, use_cache=False, **packed).last_hidden_state
-        return base.get_output_embeddings()(hidden_BTD.flatten(0, 1)[batch.places_K]).float()
-    logits_BTV = base(input_ids=batch.ids_BT, use_cache=False, **packed).logits
+            return root.call(input_ids=batch.ids_BT, use_cache=False, **_packed(base, batch)).logits.float()
+    logits_BTV = (root.call if root else base)(input_ids=batch.ids_BT, use_cache=False, **_packed(base, batch)).logits
     return logits_BTV.flatten(0, 1)[batch.places_K].float()
+
+
+def learned_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, nn.Module] | None:
+    """(hidden states [K, D] at the learned positions, the output layer), where logits are that layer's and nothing more.
+
+    None where they are more, and where weights lie in shards: then the whole model has to be called.
+    """
+    base = _base_of(model)
+    if base.__dict__.get(ROOT) or not _has_plain_head(base):
+        return None
+    hidden_BTD = base.get_decoder()(input_ids=batch.ids_BT, use_cache=False, **_packed(base, batch)).last_hidden_state
+    return hidden_BTD.flatten(0, 1)[batch.places_K], base.get_output_embeddings()
+
+
+def _packed(base: nn.Module, batch: Batch) -> dict[str, Any]:
+    return packed_inputs(base, batch.lengths, batch.ids_BT.device) if batch.lengths else {}
 
 
 @dataclass(frozen=True)
@@ -172,8 +186,19 @@ def _picking(head: nn.Module, places_K: Tensor) -> Iterator[None]:
 
 
 def learned_nll(model: nn.Module, batch: Batch) -> Tensor:
-    """Negative log likelihood of each learned token, in nats: [K], float32."""
-    return F.cross_entropy(learned_logits(model, batch), batch.targets_K, reduction="none")
+    """Negative log likelihood of each learned token, in nats: [K], float32. Without gradients, logits exist by chunks."""
+    found = learned_hidden(model, batch)
+    if found is None or torch.is_grad_enabled():
+        return F.cross_entropy(learned_logits(model, batch), batch.targets_K, reduction="none")
+    hidden_KD, head = found
+    chunk = chunk_of(_base_of(model).get_input_embeddings().weight.shape[0], hidden_KD.device)
+    parts = zip(hidden_KD.split(chunk), batch.targets_K.split(chunk), strict=True)
+    return torch.cat([F.cross_entropy(head(h_CD).float(), t_C, reduction="none") for h_CD, t_C in parts])
+
+
+def chunk_of(vocabulary: int, device: torch.device) -> int:
+    """Learned positions whose logits exist at once."""
+    return loss_chunk(vocabulary, on_cpu=device.type == "cpu")
 
 
 def _has_plain_head(base: nn.Module) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from tunesmith.errors import ModelError
 from tunesmith.hub import ModelFiles
 from tunesmith.modeling.patches import keep_deepspeed_off_stdout
+from tunesmith.planner.attention import PACKAGES, installed
 from tunesmith.recipe.tree import Int8, Nf4, Quantisation
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,19 +52,28 @@ def resolve_precision(asked: str, device: torch.device) -> str:
 
 
 def resolve_attention(asked: str, device: torch.device, precision: str = "bf16") -> str:
-    """eager, sdpa or flash_attention_2. Raises ModelError MDL-102 when flash attention is asked for and cannot serve."""
-    flash = device.type == "cuda" and find_spec("flash_attn") is not None and precision != "fp32"
+    """eager, sdpa, flash_attention_2 or _3; auto is the first of what is installed, by rule. Training times them instead.
+
+    Raises ModelError MDL-102 when flash attention is asked for and cannot serve.
+    """
+    here = installed(on_cpu=device.type != "cuda", precision=precision, capability=capability_of(device))
     if asked == "auto":
-        return "flash_attention_2" if flash else "sdpa"
-    if asked == "flash_attention_2" and not flash:
+        return here[0]
+    if asked not in here:
         raise ModelError(
             "MDL-102",
-            f"flash_attention_2 cannot serve here (device {device.type}, precision {precision})",
+            f"{asked} cannot serve here (device {device.type}, precision {precision})",
             where="model.attention",
-            expected="a CUDA device, the flash_attn package, and bf16 or fp16",
+            expected=f"a CUDA device that it is made for, the package {PACKAGES[asked]}, and bf16 or fp16",
             fix="model.attention: auto",
         )
     return asked
+
+
+def capability_of(device: torch.device) -> float:
+    """Such as 9.0; 0 for what is no GPU."""
+    major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    return major + minor / 10
 
 
 def load_model(

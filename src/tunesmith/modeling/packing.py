@@ -26,10 +26,21 @@ from transformers.masking_utils import sdpa_mask
 Layout = Literal["packed", "rows"]
 
 PACKED_SDPA = "tunesmith_packed"
+FLASH = ("flash_attention_2", "flash_attention_3")  # they have kernels for documents laid end to end
 PROOF_LENGTHS = (7, 5, 5, 2)  # of different and of equal length, so that both ways are proven
 PROOF_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # share of the largest hidden value
 # What else an attention layer may be told to do; none of it has a place in the plain causal form.
 FOREIGN = ("softcap", "s_aux", "position_bias", "cache")
+
+
+class Documents:
+    """The lengths of packed documents, on their way through the layers.
+
+    In a thing of its own: of a tuple torch.compile would look at the length, and compile anew for each number of documents.
+    """
+
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        self.lengths = lengths
 
 
 def packed_attention(
@@ -39,7 +50,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    document_lengths: Sequence[int] | None = None,
+    document_lengths: Documents | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each document. query [1, H, N, D], key and value [1, K, N, D] -> [1, N, H, D].
@@ -53,7 +64,7 @@ def packed_attention(
     groups = key.shape[1]
     if groups != query.shape[1]:  # grouped heads: sdpa's own way to repeat them is slow on CPUs
         key, value = (x.repeat_interleave(query.shape[1] // groups, dim=1) for x in (key, value))
-    runs = [(length, len(list(same))) for length, same in itertools.groupby(document_lengths)]
+    runs = [(length, len(list(same))) for length, same in itertools.groupby(document_lengths.lengths)]
     sizes = [length * count for length, count in runs]
     pieces = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
     outputs = []
@@ -74,7 +85,7 @@ def choose_layout(model: nn.Module, longest: int) -> Layout:
     longest: tokens of the longest document; a sliding window shorter than it is left to the model's own code.
     """
     implementation = getattr(model.config, "_attn_implementation", None)
-    if implementation not in ("sdpa", PACKED_SDPA, "flash_attention_2") or _window(model) < longest:
+    if implementation not in ("sdpa", PACKED_SDPA, *FLASH) or _window(model) < longest:
         return "rows"
     if implementation == "sdpa":
         model.set_attn_implementation(PACKED_SDPA)
@@ -91,7 +102,7 @@ def packed_inputs(model: nn.Module, lengths: Sequence[int], device: torch.device
     N x N; the attention looks at the lengths alone.
     """
     inputs: dict[str, Any] = {"position_ids": positions(lengths).to(device)[None]}
-    if getattr(model.config, "_attn_implementation", None) == "flash_attention_2":
+    if getattr(model.config, "_attn_implementation", None) in FLASH:
         ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
         bounds = {
             "cu_seq_lens_q": ends,
@@ -103,7 +114,7 @@ def packed_inputs(model: nn.Module, lengths: Sequence[int], device: torch.device
     return {
         **inputs,
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-        "document_lengths": tuple(lengths),
+        "document_lengths": Documents(tuple(lengths)),
     }
 
 

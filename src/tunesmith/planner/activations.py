@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from tunesmith.planner.shapes import Shape
 
 WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2}
+# Logits that exist at once while the loss is made (modeling/loss.py), by their number; chosen so that on a CPU a chunk
+# stays small beside the model and on a GPU its multiplications are large enough.
+LOGITS_AT_ONCE = {True: 2**22, False: 2**27}  # on a CPU, on a GPU
 READ_AFTER_NORM = (("q_proj", "k_proj", "v_proj", "qkv_proj"), ("gate_proj", "up_proj", "gate_up_proj"))
 
 
@@ -64,6 +67,11 @@ class Pass:
 
 
 ALWAYS_APART = ("o_proj", "down_proj")
+
+
+def loss_chunk(vocabulary: int, *, on_cpu: bool) -> int:
+    """Learned positions whose logits exist at once: between 64 and 4,096, in steps of 64."""
+    return max(64, min(4096, LOGITS_AT_ONCE[on_cpu] // vocabulary // 64 * 64))
 
 
 def saved(job: Pass) -> float:

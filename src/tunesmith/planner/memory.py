@@ -64,7 +64,7 @@ class Job:
 
     processes: that work on each step. accumulates: a step has several micro-batches, so that gradients are there while
     the next one goes forward. data_bytes: the mapped token ids. on_cpu: else on one GPU. shards: over how many processes
-    weights, gradients and optimizer state are divided.
+    weights, gradients and optimizer state are divided. chunk: learned positions whose logits exist at once; None: all.
     """
 
     step: Pass
@@ -76,6 +76,7 @@ class Job:
     data_bytes: float
     on_cpu: bool
     shards: tuple[int, int, int] = (1, 1, 1)
+    chunk: int | None = None
 
 
 def peak(job: Job) -> tuple[str, Parts]:
@@ -98,7 +99,6 @@ def band(job: Job) -> tuple[float, float]:
 def _moments(job: Job) -> dict[str, Parts]:
     step, shape = job.step, job.step.shape
     saved = activations.saved(step)
-    logit = step.learned * shape.vocabulary * 4.0
     gradients = job.trainable * 4.0
     there = gradients if job.accumulates else 0.0
     # The gradient of the output layer: a tensor of its own until it is added, tied ones until the embedding's comes in.
@@ -107,10 +107,11 @@ def _moments(job: Job) -> dict[str, Parts]:
     last = head * (2 if shape.is_tied else 1)
     # Plain data parallelism sums gradients laid end to end, in a tensor of its own.
     laid_out = gradients if job.processes > 1 and job.shards == (1, 1, 1) else 0.0
-    logits = 3 * logit + _whole_logits(step)
+    logits, left = _logits(job)
+    at_loss = head if job.chunk else 0.0  # a chunked loss makes the output layer's gradient on its way
     moments = {
-        "loss": _living(job, there, saved, logits),
-        "output layer": _living(job, there, saved, logits - 2 * logit, passing=head),
+        "loss": _living(job, there, saved, logits, passing=at_loss),
+        "output layer": _living(job, there, saved, left, passing=head),
         "last block": _living(job, there, saved + activations.way_back(step), 0.0, passing=waiting),
         "embedding": _living(job, max(there, gradients - head), 0.0, 0.0, passing=last),
         "update": _living(job, gradients, 0.0, 0.0, passing=laid_out),
@@ -120,6 +121,23 @@ def _moments(job: Job) -> dict[str, Parts]:
         held = 0.0 if step.recompute else LEFT_SLACK * (saved + logits)
         moments["checkpoint"] = replace(_living(job, 0.0, 0.0, 0.0), passing=0.0, saving=copies, allocator=held)
     return moments
+
+
+def _logits(job: Job) -> tuple[float, float]:
+    """Bytes of logits and what is made of them while the loss is made, and of what is left of them on the way back.
+
+    By chunks: those of one chunk in the number format of the output layer, their softmax in fp32; hidden states at the
+    learned positions and their gradient, which stays (full training has counted one of the two). Else log-softmax and two
+    gradients of all, fp32.
+    """
+    step, vocabulary = job.step, job.step.shape.vocabulary
+    if job.chunk is None:
+        logit = step.learned * vocabulary * 4.0
+        return 3 * logit + _whole_logits(step), logit + _whole_logits(step)
+    picked = step.learned * step.shape.hidden * float(step.width)
+    counted = 0.0 if step.is_lora else picked
+    at_once = min(step.learned, job.chunk) * vocabulary * (4.0 + step.width)
+    return at_once + 2 * picked - counted, picked - counted
 
 
 def _living(job: Job, gradients: float, activations: float, logits: float, passing: float = 0.0) -> Parts:
@@ -188,6 +206,13 @@ def state_width(optimizer: Optimizer) -> float:
     if optimizer.type == "sgd":
         return 4.0 if optimizer.momentum else 0.0
     return STATE_WIDTH[optimizer.type]
+
+
+def chunk(spec: Recipe, shape: Shape, *, on_cpu: bool) -> int | None:
+    """Learned positions whose logits exist at once, as stages/train/objectives.py has it; None where all of them do."""
+    adapted = isinstance(spec.adapter, Lora) and "lm_head" in spec.adapter.targets
+    whole = isinstance(spec.train.engine, (Fsdp, DeepSpeed)) or adapted or not shape.family.has_plain_head
+    return None if whole else activations.loss_chunk(shape.vocabulary, on_cpu=on_cpu)
 
 
 def shards(spec: Recipe) -> tuple[int, int, int]:

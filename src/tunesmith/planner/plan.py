@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ModelError
-from tunesmith.planner import disk, memory, speed
+from tunesmith.planner import attention, disk, memory, speed
 from tunesmith.planner.activations import WIDTH, Pass
 from tunesmith.planner.figures import Figure
 from tunesmith.planner.hardware import Hardware
@@ -18,6 +18,7 @@ from tunesmith.planner.memory import Job
 from tunesmith.planner.ranges import Unusual, unusual
 from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.planner.shapes import Shape
+from tunesmith.planner.switches import Switch, switches
 from tunesmith.recipe import Full, Lora, Recipe
 from tunesmith.recipe.tree import Nf4
 from tunesmith.units import format_bytes
@@ -33,7 +34,8 @@ class Plan:
     """figures by name; choices: micro_batch, gradient_checkpointing, precision, attention. notes: why, in sentences.
 
     basis: before data | after prepare. pace: by what factor the times were corrected, and how many trainings told it.
-    unusual: values out of their usual range; warnings, never refusals.
+    unusual: values out of their usual range; warnings, never refusals. switches: what makes it faster, and why it stands as
+    it does.
     """
 
     figures: dict[str, Figure]
@@ -43,6 +45,7 @@ class Plan:
     pace: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     unusual: tuple[Unusual, ...] = ()
+    switches: tuple[Switch, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -53,6 +56,7 @@ class Plan:
             "pace": self.pace,
             "notes": self.notes,
             "unusual": [item.to_json() for item in self.unusual],
+            "switches": [switch.to_json() for switch in self.switches],
         }
 
     def to_text(self) -> str:
@@ -62,6 +66,7 @@ class Plan:
             for name, figure in self.figures.items()
         ]
         lines += ["", "choices", *(f"  {name.replace('_', ' '):<24} {value}" for name, value in self.choices.items())]
+        lines += ["", "speed", *(f"  {one.name:<24} {one.state:<10} {one.why}" for one in self.switches)]
         lines += ["", *self.notes] if self.notes else []
         lines += ["", *(f"warning: {item}" for item in self.unusual)] if self.unusual else []
         return "\n".join(lines)
@@ -99,11 +104,14 @@ def plan(
     if statistics is not None:
         figures |= speed.figures(spec, statistics, hardware, job, learned)
     figures |= disk.figures(spec, case.shape, case.precision, statistics)
+    kind = case.attention_class(machine)
+    timed = attention.recall(workspace, kind) if workspace else {}
+    told = switches(spec, job, kind, timed, recompute=recompute)
     choices = {
         "micro_batch": micro_batch,
         "gradient_checkpointing": recompute,
         "precision": case.precision,
-        "attention": spec.model.attention,
+        "attention": told[0].state,
     }
     if spec.model.quantisation.type != "none":
         choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
@@ -113,7 +121,7 @@ def plan(
         *_notes(case, micro_batch, recompute),
         *([speed.basis(learned, machine)] if statistics is not None else []),
     ]
-    return Plan(figures, choices, hardware, basis, pace, notes, tuple(unusual(spec, config)))
+    return Plan(figures, choices, hardware, basis, pace, notes, tuple(unusual(spec, config)), told)
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,16 @@ class _Case:
             data_bytes=4.0 * stored_tokens,
             on_cpu=self.on_cpu,
             shards=memory.shards(spec),
+            chunk=memory.chunk(spec, shape, on_cpu=self.on_cpu),
         )
+
+    def attention_class(self, machine: str) -> attention.AttentionClass:
+        longest, _, _ = self._rows()
+        capability = 0.0 if self.on_cpu else self.hardware.gpus[0].capability
+        return attention.attention_class(
+            self.spec, self.shape, longest,
+            machine=machine, on_cpu=self.on_cpu, precision=self.precision, capability=capability,
+        )  # fmt: skip
 
     def _rows(self) -> tuple[int, float, int]:
         """Tokens of the longest training row, the share of tokens that are learned, tokens of all rows."""

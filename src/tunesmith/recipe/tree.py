@@ -81,8 +81,11 @@ class Model(Section):
         owner="modeling.load",
         other="bf16",
     )
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = key(
-        "auto", "Attention implementation; auto takes the best one installed.", owner="modeling.load", other="eager"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"] = key(
+        "auto",
+        "Attention implementation; auto times those that can serve, once per machine, before it trains.",
+        owner="modeling.load",
+        other="eager",
     )
     quantisation: Annotated[Quantisation, Field(discriminator="type")] = key(
         NoQuantisation,
@@ -625,6 +628,18 @@ class Train(Section):
     gradient_checkpointing: Literal["auto", "on", "off"] = key(
         "auto", "Recompute activations to save memory; auto lets the plan decide.", owner="planner", other="on"
     )
+    compile: Literal["off", "regional"] = key(
+        "off",
+        "regional compiles each decoder layer once (torch.compile): seconds to minutes before step 1, then faster steps.",
+        owner="modeling.compile",
+        other="regional",
+    )
+    kernels: Literal["auto", "off", "liger"] = key(
+        "auto",
+        "Fused kernels for norms, rotations and activations: auto takes Liger's on a GPU where liger_kernel is installed.",
+        owner="modeling.kernels",
+        other="liger",
+    )
     evaluate_every: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
         "auto",
         "Steps between validations; auto makes about ten per run.",
@@ -708,6 +723,12 @@ class Evaluate(Section):
         256, "Longest answer that is generated.", owner="scoring.generation", unit="tokens", other=4, ge=1
     )
     batch_size: int = key(32, "Prompts generated together.", owner="scoring.generation", unit="prompts", other=4, ge=1)
+    cache: Literal["dynamic", "static"] = key(
+        "dynamic",
+        "Keys and values while answers are generated: dynamic grows with each token, static has its whole room from the start.",
+        owner="scoring.generation",
+        other="static",
+    )
     split: Literal["test", "validation"] = key(
         "test",
         "Held-out rows that are asked: test (validation where there is no test row), or validation.",

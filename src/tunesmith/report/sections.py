@@ -303,7 +303,13 @@ def _training_facts(notes: dict[str, Any] | None) -> str:
     elif isinstance(notes.get("best_loss"), (int, float)):
         told.append(f"lowest validation loss {notes['best_loss']:.4g} at step {notes['best_step']:,}")
     told.append(f"the weights of step {notes['result_step']:,} became the result")
-    told += [f"{notes['precision']}, {notes['attention']} attention", f"{notes['micro_batch']} longest rows at once"]
+    timed = ", ".join(f"{name} {ms:.2f} ms" for name, ms in (notes.get("attention_ms") or {}).items())
+    told.append(f"{notes['precision']}, {notes['attention']} attention{f' (timed: {timed})' if timed else ''}")
+    told.append(f"{notes['micro_batch']} longest rows at once")
+    if notes.get("kernels", "torch") != "torch":
+        told.append(f"{notes['kernels']} kernels")
+    if notes.get("compile"):
+        told.append(f"layers compiled in {notes['compile']['seconds']:.0f} s: {notes['compile']['gain']:.2f} x as fast")
     if notes.get("gradient_checkpointing"):
         told.append("activations recomputed")
     threads = f"{notes['threads']} thread{'s' * (notes['threads'] != 1)}"

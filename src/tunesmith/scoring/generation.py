@@ -9,18 +9,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import StaticCache
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, ModelError
 from tunesmith.scoring.fitting import in_fitting_groups
 from tunesmith.scoring.items import Item
 
 # Copying the cache of the rows that stay costs about one step (measured on 2 CPU cores, 3 M parameters), so it is done
 # when a sixth of the rows has finished rather than each time one does.
 SHRINK_BELOW = 5 / 6
+
+CacheKind = Literal["dynamic", "static"]
+MASKED = (
+    "eager",
+    "sdpa",
+    "tunesmith_packed",
+)  # attention that is told by a mask which part of a static cache is filled
 
 
 class Decoder(Protocol):
@@ -49,24 +57,28 @@ def generate_greedy(
     *,
     max_new_tokens: int,
     batch_size: int,
+    cache: CacheKind = "dynamic",
     on_progress: Callable[[int, int], None] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> list[Answer]:
     """The most probable token, again and again, until a stop token or the limit: one answer per item, in their order.
 
-    max_new_tokens: limit per answer; less where the model's context ends earlier.
+    max_new_tokens: limit per answer; less where the model's context ends earlier. cache: of keys and values; dynamic grows
+    with each token, static has its whole room from the start and is written in place.
     on_progress: called with (answers finished, answers in all) after each batch. on_step: called before each token; it
     may raise to stop.
     In fp32 the answers do not depend on batch_size (tests/numerics); in bf16 and fp16 near ties may turn out otherwise.
     A batch that does not fit on the device is cut in two. Raises DataError EVL-001 when a prompt alone fills the model's
-    context, ModelError EVL-012 when one prompt alone does not fit on the device.
+    context, ModelError EVL-012 when one prompt alone does not fit on the device, EVL-013 when the model has no static cache.
     """
+    if cache == "static":
+        _refuse_static(model)
     limits = _limits(model, items, max_new_tokens)
     stop_ids = set(tokenizer.stop_ids)
 
     def decode(batch: list[int]) -> list[list[int]]:
         chosen = [items[index] for index in batch]
-        return _decode(model, chosen, [limits[index] for index in batch], stop_ids, tokenizer.pad_id, on_step)
+        return _decode(model, chosen, [limits[index] for index in batch], stop_ids, tokenizer.pad_id, on_step, cache)
 
     answers: dict[int, Answer] = {}
     for batch, made in in_fitting_groups(_batches(items, batch_size), decode, "prompt"):
@@ -99,6 +111,7 @@ def _decode(
     stop_ids: set[int],
     pad_id: int,
     on_step: Callable[[], None] | None,
+    kind: CacheKind = "dynamic",
 ) -> list[list[int]]:
     """Generated tokens of each row, up to and with its stop token; a row that waits to leave the batch runs on."""
     device = next(model.parameters()).device
@@ -109,7 +122,7 @@ def _decode(
     rows = list(range(len(items)))  # the item that each row of the batch belongs to
     going = list(rows)
     generated: list[list[int]] = [[] for _ in items]
-    cache = None
+    cache = _static(model, input_ids_BP.shape[1] + max(limits)) if kind == "static" else None
     accepted, context = _accepted(model), _context_length(model)
     while True:
         if on_step:
@@ -135,7 +148,7 @@ def _decode(
         if len(going) < SHRINK_BELOW * len(rows):
             staying = set(going)
             keep = torch.tensor([place for place, row in enumerate(rows) if row in staying], device=device)
-            cache.batch_select_indices(keep)
+            _keep_rows(cache, keep)
             next_ids_B, position_ids_BP = next_ids_B[keep], position_ids_BP[keep]
             mask_BP = None if mask_BP is None else mask_BP[keep]
             rows = [row for row in rows if row in staying]
@@ -153,6 +166,36 @@ def _pad_left(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.dev
         input_ids_BP[row, width - len(ids) :] = torch.as_tensor(ids, dtype=torch.int64)
         mask_BP[row, width - len(ids) :] = 1
     return input_ids_BP.to(device), mask_BP.to(device)
+
+
+def _static(model: nn.Module, columns: int) -> StaticCache:
+    """Room for so many tokens of each row; taken when the first of them come in."""
+    return StaticCache(config=model.config, max_cache_len=columns)
+
+
+def _keep_rows(cache: Any, keep: Tensor) -> None:
+    if not isinstance(cache, StaticCache):
+        cache.batch_select_indices(keep)
+        return
+    for layer in cache.layers:  # it has no such function: its rows are copied as the dynamic one's are
+        layer.keys, layer.values = layer.keys[keep], layer.values[keep]
+        layer.batch_size = len(keep)
+
+
+def _refuse_static(model: nn.Module) -> None:
+    """Raises ModelError EVL-013 where a static cache would be read beyond what is filled, or layers have none."""
+    config = model.config.get_text_config()
+    attention = getattr(model.config, "_attn_implementation", None)
+    kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if attention not in MASKED or kinds != {"full_attention"} or window:
+        raise ModelError(
+            "EVL-013",
+            f"no static cache for {type(model).__name__} with {attention} attention",
+            where="evaluate.cache",
+            expected="layers that all look back to the start, and sdpa or eager attention",
+            fix="--set evaluate.cache=dynamic",
+        )
 
 
 def _context_length(model: nn.Module) -> int | None:

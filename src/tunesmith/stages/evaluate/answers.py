@@ -22,7 +22,7 @@ from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
-from tunesmith.scoring.generation import Answer, generate_greedy
+from tunesmith.scoring.generation import Answer, CacheKind, generate_greedy
 from tunesmith.scoring.items import HeldOut
 from tunesmith.scoring.perplexity import batch_tokens_for, row_losses
 from tunesmith.text.tokenizers import Tokenizer
@@ -49,6 +49,7 @@ class Questions:
     tokenizer: Tokenizer
     max_new_tokens: int
     batch_size: int
+    cache: CacheKind = "dynamic"
 
     def content(self) -> str:
         """A hash of all that reaches the model: prompts, and the tokens and spans that losses are taken of."""
@@ -81,6 +82,8 @@ def answers_of(
         "precision": precision,
         "attention": resolve_attention(spec.model.attention, device, precision),
     }
+    if questions.cache != "dynamic":  # below fp32 the answers may differ where two tokens are nearly equal
+        made_of["cache"] = questions.cache
     key = fingerprint(made_of)
     found = run.store.find("Evaluation", key, verify="cheap")
     if found is None:
@@ -109,6 +112,7 @@ def _ask(who: str, model: nn.Module, questions: Questions, run: Run) -> Side:
         [row.item for row in questions.rows if row.item is not None],
         max_new_tokens=questions.max_new_tokens,
         batch_size=questions.batch_size,
+        cache=questions.cache,
         on_progress=lambda done, total: run.record("evaluate", f"evaluate/{who}_answers", done, unit="items"),
         on_step=leave_if_asked,
     )

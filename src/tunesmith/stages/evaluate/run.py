@@ -42,7 +42,8 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
 
     files = hub.resolve(spec.model.base, spec.model.revision)
     tokenizer = load_tokenizer(files, spec.model.template)
-    questions = Questions(dataset, rows, tokenizer, spec.evaluate.max_new_tokens, spec.evaluate.batch_size)
+    asked = spec.evaluate
+    questions = Questions(dataset, rows, tokenizer, asked.max_new_tokens, asked.batch_size, asked.cache)
     base_model: dict[str, Any] = {"base": files.fingerprint}
     if judged_base(spec).type != "none":
         base_model["quantisation"] = judged_base(spec).model_dump()

@@ -32,7 +32,7 @@ class TrainState:
     watches. stopped_by: the key or the callback that ended training early. callbacks: what each of them asked to keep, by
     its name in the recipe. noise: running means of the gradient noise. validations: [step, loss] of each, null for a loss
     that is not finite. skipped: steps whose update was withheld. micro_batch to threads: what was chosen at the start and
-    is not chosen anew.
+    is not chosen anew. attention_ms: of each implementation that was timed for it.
     """
 
     step: int = 0
@@ -53,6 +53,8 @@ class TrainState:
     gradient_checkpointing: bool | None = None
     precision: str = ""
     attention: str = ""
+    attention_ms: dict[str, float] = field(default_factory=dict)
+    kernels: str = ""
     layout: str = ""
     threads: int = 0
 

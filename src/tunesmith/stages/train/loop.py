@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.modeling.dropout import StepContext
-from tunesmith.modeling.forward import Batch, collate, learned_logits, micro_batches
+from tunesmith.modeling.forward import Batch, collate, micro_batches
 from tunesmith.modeling.packing import Layout
 from tunesmith.recipe.tree import Train
 from tunesmith.runs.dataset import Dataset
@@ -128,8 +128,7 @@ class Loop:
             batch = collate(self.dataset, group or [self.shortest], self.layout).to(self.device)
             self.context.set(number, batch.examples_E, batch.lengths)
             weights_K = batch.weights_K if group else torch.zeros_like(batch.weights_K)
-            # The logits get no name: one would hold them through the backward pass, which does not need them.
-            loss = sft_loss(self.logits(batch), batch.targets_K, weights_K) / total_weight
+            loss = self.loss(batch, weights_K) / total_weight
             self.engine.backward(loss, is_last=place == len(groups))
             if self.noise:
                 scale = self.engine.loss_scale.value if self.engine.loss_scale else 1.0
@@ -140,10 +139,10 @@ class Loop:
             self.noise.put_back()
         return loss_sum, tokens
 
-    def logits(self, batch: Batch) -> Tensor:
-        """[K, V] at the learned positions."""
+    def loss(self, batch: Batch, weights_K: Tensor) -> Tensor:
+        """Summed over the learned positions, in nats."""
         with self.number_format():
-            return learned_logits(self.model, batch)
+            return sft_loss(self.model, batch, weights_K)
 
     def number_format(self) -> AbstractContextManager[object]:
         autocast = self.engine.autocast

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,8 +21,10 @@ from tunesmith import hub
 from tunesmith.errors import DataError, FileError, ModelError, RecipeError
 from tunesmith.hub import ModelFiles
 from tunesmith.modeling.adapters import attach_lora, save_adapter
+from tunesmith.modeling.compile import eagerly, graphs_compiled
 from tunesmith.modeling.dropout import StepContext
 from tunesmith.modeling.forward import micro_batches
+from tunesmith.modeling.kernels import apply_liger, liger_model_types
 from tunesmith.modeling.load import (
     DTYPES,
     load_model,
@@ -31,9 +34,10 @@ from tunesmith.modeling.load import (
     resolve_precision,
     still_dropout,
 )
-from tunesmith.modeling.packing import choose_layout
+from tunesmith.modeling.packing import FLASH, choose_layout
 from tunesmith.planner import learned
 from tunesmith.planner.requirements import refuse_unmet
+from tunesmith.planner.switches import kernels
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
@@ -44,12 +48,14 @@ from tunesmith.stages.train import INFO, noise
 from tunesmith.stages.train.batches import Order, num_rounds, share
 from tunesmith.stages.train.callbacks import Callbacks, Facts, Moment
 from tunesmith.stages.train.checkpoint import Checkpoint, Checkpoints, TrainState
+from tunesmith.stages.train.checks import check_switches
 from tunesmith.stages.train.engines import LocalEngine, make_engine
 from tunesmith.stages.train.guards import note_non_finite, note_validation, require_whole_model
 from tunesmith.stages.train.loop import Loop, StepResult
 from tunesmith.stages.train.memory import PeakMemory, freed_memory_returned
 from tunesmith.stages.train.optimizer import make_optimizer
 from tunesmith.stages.train.probe import fitting_micro_batch
+from tunesmith.stages.train.speed import Compilation, compiled_layers, fastest_attention
 from tunesmith.stages.train.utilisation import Utilisation, measured_peak
 from tunesmith.stages.train.validation import Answers
 
@@ -89,6 +95,8 @@ class Training:
     loop: Loop  # the step
     step_seconds: list[float]  # of the steps of this process's life
     stopping: bool  # some process was asked to stop; all of them know at the same place
+    compiled: Compilation | None  # what compiling the layers cost and gained, where they are
+    cleanup: contextlib.ExitStack  # what is undone when training ends, however it ends
 
     def __init__(self, spec: Recipe, inputs: Mapping[str, Artifact], run: Run, engine: LocalEngine) -> None:
         self.spec, self.inputs, self.run, self.engine = spec, inputs, run, engine
@@ -104,7 +112,9 @@ class Training:
         self.evaluate_every, self.save_every = _rhythm(spec, self.order.num_steps)
         self.checkpoints = Checkpoints(run, spec.train.keep_checkpoints)
         self.step_seconds = []
+        self.compiled: Compilation | None = None
         self.stopping = False
+        self.cleanup = contextlib.ExitStack()
         self.callbacks = Callbacks(spec.train.callbacks if engine.rank == 0 else (), run.allowed_code)
         self.failure: RecipeError | None = None  # of a callback, in the first process
         self.has_failed = False  # that, told to all of them
@@ -115,8 +125,10 @@ class Training:
         self.files = hub.resolve(self.spec.model.base, self.spec.model.revision)
         refuse_unmet(self.spec, self.files.config, has_cuda=self.device.type == "cuda")
         self._choose()
+        on_cpu = self.device.type == "cpu"
+        check_switches(self.spec, on_cpu=on_cpu, recompute=bool(state.gradient_checkpointing), kernels=state.kernels)
         # Recomputation frees and makes every tensor again: it saves nothing where freed memory stays with the heap.
-        with freed_memory_returned(self.device.type == "cpu" and bool(state.gradient_checkpointing)):
+        with self.cleanup, freed_memory_returned(on_cpu and bool(state.gradient_checkpointing)):
             return self._train(resumed)
 
     def _train(self, resumed: Checkpoint | None) -> dict[str, Artifact]:
@@ -130,6 +142,8 @@ class Training:
             self._compare_threads()
         state.threads = self.threads
         self._fit_micro_batch()
+        if self.spec.train.compile != "off":
+            self.compiled = compiled_layers(self.loop, self.run)
 
         self.run.record("train", "train/steps", self.order.num_steps, unit="steps")
         saved_step = state.step
@@ -151,6 +165,8 @@ class Training:
             self.run.record("train", "train/stopped_early", state.step, step=state.step, unit="step")
             self.run.record("train", "train/stopped_by", state.stopped_by)
         self.run.record("train", "train/peak_memory", self.memory.peak(), unit="bytes")
+        if self.compiled:
+            self.run.record("train", "train/recompilations", graphs_compiled() - self.compiled.graphs, unit="graphs")
         self._remember_pace()
         result_step = self._take_best()
         self.run.record("train", "train/result_step", result_step, unit="step")
@@ -181,14 +197,27 @@ class Training:
         return learnable
 
     def _choose(self) -> None:
-        """Number format, attention and recomputation: as the recipe and the plan say, or as the resumed run chose."""
+        """Number format, attention, kernels and recomputation: as the recipe and the plan say, or as the resumed run chose."""
         state, spec = self.state, self.spec
         state.precision = state.precision or resolve_precision(spec.model.precision, self.device)
-        state.attention = state.attention or resolve_attention(spec.model.attention, self.device, state.precision)
+        state.attention = state.attention or self._fastest_attention()
+        state.kernels = state.kernels or kernels(spec, on_cpu=self.device.type == "cpu")[0]
         if state.gradient_checkpointing is None:
             asked = spec.train.gradient_checkpointing
             planned = bool(self._planned("gradient_checkpointing", False))
             state.gradient_checkpointing = planned if asked == "auto" else asked == "on"
+
+    def _fastest_attention(self) -> str:
+        """What the recipe names; auto: the fastest, as it was timed on this machine before or is timed now."""
+        spec, precision = self.spec, self.state.precision
+        asked = resolve_attention(spec.model.attention, self.device, precision)
+        if spec.model.attention != "auto":
+            return asked
+        longest = int(self.dataset.lengths()[self.train_examples].max())
+        picked, self.state.attention_ms = fastest_attention(
+            spec, self.files.config, longest, self.device, precision, self.threads, self.run, self.engine
+        )
+        return picked
 
     def _planned(self, name: str, otherwise: Any) -> Any:
         return (self.run.plan or {}).get("choices", {}).get(name, otherwise)
@@ -198,9 +227,9 @@ class Training:
         spec, state = self.spec, self.state
         context = StepContext(spec.seed)
         # What runs on a GPU only is looked at there before weights are cut into shards.
-        on_gpu = state.attention == "flash_attention_2"
+        on_gpu = state.attention in FLASH or state.kernels == "liger"
         device = self.device if on_gpu else self.engine.loads_on or self.device
-        model = _model(spec, self.files, state, device, context)
+        model = _model(spec, self.files, state, device, context, self.cleanup)
         state.attention = getattr(model.config, "_attn_implementation", None) or state.attention
         self._check_vocabulary(model)
         self._tell_quantised(model)
@@ -340,11 +369,14 @@ class Training:
     def _validate(self) -> bool:
         """True when these weights are the best so far. A stop asked for meanwhile leaves at once, unvalidated."""
         state, train, started = self.state, self.spec.train, time.perf_counter()
+        # Compiled layers are for training passes: those of a validation have shapes and modes of their own.
+        eager = eagerly() if train.compile != "off" else contextlib.nullcontext()
         try:
-            loss = self._validation_loss()
-            scores = self.answers.scores(
-                self.loop.model, self.engine, self.loop.number_format, on_batch=self._leave_validation
-            )
+            with eager:
+                loss = self._validation_loss()
+                scores = self.answers.scores(
+                    self.loop.model, self.engine, self.loop.number_format, on_batch=self._leave_validation
+                )
         except _StopAsked:
             self.stopping = True
             return False
@@ -457,6 +489,9 @@ class Training:
             "precision": state.precision,
             "quantisation": spec.model.quantisation.type,
             "attention": state.attention,
+            "kernels": state.kernels,
+            "attention_ms": state.attention_ms,
+            "compile": {"seconds": self.compiled.seconds, "gain": self.compiled.gain} if self.compiled else None,
             "layout": state.layout,
             "threads": state.threads,
             "processes": self.engine.world_size,
@@ -498,7 +533,15 @@ def _rhythm(spec: Recipe, num_steps: int) -> tuple[int, int]:
     return evaluate_every, evaluate_every if train.save_every == "auto" else train.save_every
 
 
-def _model(spec: Recipe, files: ModelFiles, state: TrainState, device: torch.device, context: StepContext) -> nn.Module:
+def _model(
+    spec: Recipe,
+    files: ModelFiles,
+    state: TrainState,
+    device: torch.device,
+    context: StepContext,
+    cleanup: contextlib.ExitStack | None = None,
+) -> nn.Module:
+    """cleanup: gets what is to be undone when training ends."""
     # Full fine-tuning below fp32 keeps fp32 weights and computes in the lower format; frozen weights need no such copy.
     dtype = state.precision if isinstance(spec.adapter, Lora) else "fp32"
     model = load_model(
@@ -506,6 +549,12 @@ def _model(spec: Recipe, files: ModelFiles, state: TrainState, device: torch.dev
     )
     model.config.use_cache = False
     still_dropout(model)
+    if state.kernels == "liger" and (spec.train.kernels == "liger" or model.config.model_type in liger_model_types()):
+        restore = apply_liger(model)
+        if cleanup is not None:
+            cleanup.callback(restore)
+    else:
+        state.kernels = "torch"
     if state.gradient_checkpointing:
         recompute_activations(model)
     if isinstance(spec.adapter, Lora):

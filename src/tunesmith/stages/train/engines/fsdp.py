@@ -9,6 +9,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tunesmith.errors import ModelError
+from tunesmith.modeling.compile import decoder_layers as named_layers
 from tunesmith.modeling.forward import run_from_root
 from tunesmith.modeling.load import DTYPES
 from tunesmith.recipe.tree import Fsdp, Train
@@ -114,8 +115,7 @@ class FsdpEngine(GroupEngine):
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The blocks that the model's class names as wholes, in order. Raises ModelError TRN-024 when it names none."""
-    names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
-    layers = [module for module in model.modules() if type(module).__name__ in names]
+    layers = named_layers(model)
     if not layers:
         raise ModelError(
             "TRN-024",
