@@ -87,7 +87,9 @@ def executed(source: str, **names: Any) -> dict[str, Any]:
 def written(source: str, name: str) -> dict[str, Any]:
     """The arguments of a call, as they stand in the text."""
     (call,) = (
-        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == name
     )
     return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
 
@@ -96,9 +98,7 @@ def written(source: str, name: str) -> dict[str, Any]:
 
 
 def test_every_block_of_the_page_is_run_by_a_test_below() -> None:
-    kinds = {
-        title: " ".join(re.findall(r"^```(\w+)$", text, re.MULTILINE)) for title, text in parts().items()
-    }
+    kinds = {title: " ".join(re.findall(r"^```(\w+)$", text, re.MULTILINE)) for title, text in parts().items()}
     assert kinds == BLOCKS
     assert "```" not in PAGE.partition("\n## ")[0]
 
@@ -116,7 +116,9 @@ def test_every_key_of_ours_in_the_tables_exists_and_every_none_has_a_reason(titl
     for row in rows(title):
         cell, why = row.words
         assert row.ours or (cell == "none" and why), row
-        roots = tuple(f"{name}." for name in ("model", "adapter", "data", "train", "evaluate", "gate", "export", "serve", "track"))
+        roots = tuple(
+            f"{name}." for name in ("model", "adapter", "data", "train", "evaluate", "gate", "export", "serve", "track")
+        )
         keys = [name for name in row.remark if name.startswith(roots) and re.fullmatch(r"[a-z_0-9.]+", name)]
         for name in (*row.ours, *keys):
             assert exists(name), f"{title}: {name} is no key"
@@ -158,7 +160,9 @@ def test_the_tables_name_every_argument_of_the_version_that_the_page_is_about(ti
     assert set(named) == arguments(title)
 
 
-@pytest.mark.parametrize("title", ["TrainingArguments", "SFTConfig", "LoraConfig", "BitsAndBytesConfig", "Axolotl", "LLaMA-Factory"])
+@pytest.mark.parametrize(
+    "title", ["TrainingArguments", "SFTConfig", "LoraConfig", "BitsAndBytesConfig", "Axolotl", "LLaMA-Factory"]
+)
 def test_a_name_of_theirs_in_a_recipe_is_answered_with_the_key_of_the_table(title: str) -> None:
     for row in rows(title):
         keys = [*row.ours, *row.remark]
@@ -191,7 +195,10 @@ def test_training_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert train.batch_size == args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
     assert (train.epochs, train.learning_rate) == (args.num_train_epochs, args.learning_rate)
     assert train.max_grad_norm == args.max_grad_norm
-    assert (train.gradient_checkpointing == "on", recipe.model.precision == "bf16") == (args.gradient_checkpointing, args.bf16)
+    assert (train.gradient_checkpointing == "on", recipe.model.precision == "bf16") == (
+        args.gradient_checkpointing,
+        args.bf16,
+    )
     assert (train.evaluate_every, train.save_every) == (args.eval_steps, args.save_steps)
     assert (train.keep_checkpoints, train.keep == "best") == (args.save_total_limit, args.load_best_model_at_end)
     assert (train.best_metric, recipe.seed) == (args.metric_for_best_model, args.seed)
@@ -242,7 +249,10 @@ def test_sft_config(tmp_path: Path) -> None:
     theirs, ours = blocks("SFTConfig")
     asked, recipe = written(theirs, "SFTConfig"), loaded(ours, tmp_path)
     assert (recipe.data.max_tokens, recipe.train.learning_rate) == (asked["max_length"], asked["learning_rate"])
-    assert (recipe.train.packing == "auto", recipe.data.learn == "all") == (asked["packing"], asked["assistant_only_loss"])
+    assert (recipe.train.packing == "auto", recipe.data.learn == "all") == (
+        asked["packing"],
+        asked["assistant_only_loss"],
+    )
     assert recipe.data.too_long == "truncate", "theirs cuts"
     assert recipe.adapter.type == "full", "no adapter is named"
 
@@ -347,7 +357,10 @@ def test_generate(tiny_model_dir: Path, tmp_path: Path) -> None:
     theirs, ours = blocks("generate")
     config, recipe = executed(theirs)["config"], loaded(ours, tmp_path)
     assert recipe.evaluate.max_new_tokens == recipe.serve.max_new_tokens == config.max_new_tokens
-    model, hf = AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval(), AutoTokenizer.from_pretrained(tiny_model_dir)
+    model, hf = (
+        AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval(),
+        AutoTokenizer.from_pretrained(tiny_model_dir),
+    )
     decoder = SimpleNamespace(pad_id=hf.pad_token_id, stop_ids={hf.eos_token_id}, decode=hf.decode)
     items = [Item(0, "test", (), "", hf(text)["input_ids"]) for text in ("the quick brown", "dog")]
     answers = generate_greedy(model, decoder, items, max_new_tokens=recipe.evaluate.max_new_tokens, batch_size=2)
@@ -430,7 +443,9 @@ def test_wandb_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     theirs, ours = blocks("wandb.init")
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr(wandb, "init", lambda **asked: told.append(asked) or SimpleNamespace(dir=str(tmp_path / "files")))
+    monkeypatch.setattr(
+        wandb, "init", lambda **asked: told.append(asked) or SimpleNamespace(dir=str(tmp_path / "files"))
+    )
     executed(theirs)
     recipe = loaded(ours, tmp_path)
     make(recipe).open(RunFacts("id", "key", tmp_path, tmp_path, recipe, {}, 1))
