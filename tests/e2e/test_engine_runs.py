@@ -80,11 +80,14 @@ def arguments(place: Path, verb: str, engine: str, processes: int) -> list[str]:
 def called(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What a command prints that ends well, called in this process."""
     capsys.readouterr()
+    status = 0
     try:
         main(arguments)
     except SystemExit as left:
-        assert not left.code, capsys.readouterr().err
-    return json.loads(capsys.readouterr().out)
+        status = left.code
+    out, err = capsys.readouterr()
+    assert not status, f"{out}\n{err}"
+    return json.loads(out)
 
 
 def adapter_of(told: dict[str, Any]) -> dict[str, Any]:
