@@ -257,6 +257,7 @@ def test_sft_config(tmp_path: Path) -> None:
     assert recipe.adapter.type == "full", "no adapter is named"
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")  # trl sets it
 def test_sft_config_is_what_trl_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     trl = pytest.importorskip("trl")
     (theirs, _) = blocks("SFTConfig")
