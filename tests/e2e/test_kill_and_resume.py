@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from tunesmith import api
 from tunesmith.runs.events import read_events
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -61,7 +62,7 @@ def test_a_killed_run_goes_on_with_the_same_command_and_ends_the_same(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(model=tiny_model_dir, rows=chat_rows))
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    tunesmith("train", recipe, "--workspace", straight, "--set", "track=[]")
+    api.train(recipe, overrides=["track=[]"], workspace=straight)
 
     command = [sys.executable, "-m", "tunesmith", "train", str(recipe), "--workspace", str(killed)]
     process = subprocess.Popen(

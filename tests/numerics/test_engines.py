@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ ENGINES = {
     "zero2": "{type: deepspeed, zero_stage: 2}",
     "zero3": "{type: deepspeed, zero_stage: 3}",
 }
-METHODS = {"full": ("full", 0.0), "lora": ("lora", 0.0), "lora with dropout": ("lora", 0.1)}
+METHODS = {"full": ("full", 0.0, 10), "lora": ("lora", 0.0, 10), "lora with dropout": ("lora", 0.1, 3)}  # and steps
+Once = Callable[[object, Callable[[], Any]], Any]
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +37,24 @@ def place(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(scope="module")
 def alone(place: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Ten steps of one process, by method."""
+    """Some steps of one process, by method."""
     return {
-        name: gradients.trajectory(**place, adapter=adapter, dropout=dropout)
-        for name, (adapter, dropout) in METHODS.items()
+        name: gradients.trajectory(**place, adapter=adapter, dropout=dropout, steps=steps)
+        for name, (adapter, dropout, steps) in METHODS.items()
     }
+
+
+@pytest.fixture(scope="module")
+def once() -> Once:
+    """What several tests compare with is made once: once(key, make)."""
+    made: dict[object, Any] = {}
+
+    def get(key: object, make: Callable[[], Any]) -> Any:
+        if key not in made:
+            made[key] = make()
+        return made[key]
+
+    return get
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-5) -> None:
@@ -56,11 +71,12 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_gradients_and_ten_sgd_steps_are_those_of_one_process(
+def test_gradients_and_sgd_steps_are_those_of_one_process(
     gloo_pair: GlooPair, place: dict[str, str], alone: dict[str, Any], engine: str, method: str
 ) -> None:
-    adapter, dropout = METHODS[method]
+    adapter, dropout, steps = METHODS[method]
     settings = {**place, "adapter": adapter, "dropout": dropout, "micro_batch": 1, "engine": ENGINES[engine]}
+    settings["steps"] = steps
     first, second = gloo_pair.call("gradients:trajectory", **settings)
     one = alone[method]
     assert_close(first["gradients"], one["gradients"])
@@ -72,10 +88,10 @@ def test_gradients_and_ten_sgd_steps_are_those_of_one_process(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_clipping_is_on_at_the_recipes_norm_and_off_without_one(
-    gloo_pair: GlooPair, place: dict[str, str], alone: dict[str, Any], engine: str
+    gloo_pair: GlooPair, place: dict[str, str], once: Once, engine: str
 ) -> None:
     clipped = {**place, "steps": 3, "overrides": ["train.max_grad_norm=0.25"]}
-    one = gradients.trajectory(**clipped)
+    one = once("clipped", lambda: gradients.trajectory(**clipped))
     two, _ = gloo_pair.call("gradients:trajectory", **clipped, engine=ENGINES[engine])
     assert_close(two["weights"], one["weights"])
     assert min(one["norms"]) > 1.0, "DeepSpeed clips at 1 when nothing is said: the trajectories above would show it"
@@ -86,14 +102,14 @@ def test_clipping_is_on_at_the_recipes_norm_and_off_without_one(
 @pytest.mark.parametrize("how", ["gradient", "loss"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_is_not_finite_on_one_process_changes_nothing_anywhere(
-    gloo_pair: GlooPair, place: dict[str, str], engine: str, how: str
+    gloo_pair: GlooPair, place: dict[str, str], once: Once, engine: str, how: str
 ) -> None:
     settings = {**place, "adapter": "lora", "engine": ENGINES[engine]}
     first, second = gloo_pair.call("gradients:spoiled_step", how=how, **settings)
     assert not first["finite"]
     assert not second["finite"], "the verdict is one for all"
     assert_equal(first["after"], first["before"])
-    clean, _ = gloo_pair.call("gradients:without_second_step", **settings)
+    clean, _ = once(("clean", engine), lambda: gloo_pair.call("gradients:without_second_step", **settings))
     assert_equal(first["again_clean"], clean)
 
 
@@ -111,14 +127,14 @@ def straight(place: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Tensor
 
 @pytest.mark.parametrize(("writer", "reader"), WAYS, ids=lambda name: name)
 def test_a_checkpoint_of_any_engine_goes_on_in_any_other(
-    gloo_pair: GlooPair, place: dict[str, str], straight: tuple[dict, dict], writer: str, reader: str
+    gloo_pair: GlooPair, place: dict[str, str], straight: tuple[dict, dict], once: Once, writer: str, reader: str
 ) -> None:
     def steps(engine: str, **asked: Any) -> Any:
         if engine == "alone":
             return gradients.some_steps(**asked, **place)
         return gloo_pair.call("gradients:some_steps", **asked, **place, engine=ENGINES[engine])[0]
 
-    saved = steps(writer, first=1, last=3)
+    saved = once(("saved", writer), lambda: steps(writer, first=1, last=3))
     weights, state = steps(reader, first=4, last=6, saved=saved)
     assert all(value.dtype == torch.float32 for value in (*saved[0].values(), *saved[1].values()))
     assert_close(weights, straight[0], tolerance=2e-5)
@@ -157,21 +173,23 @@ def test_each_process_holds_its_shard_only(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_adapters_are_the_same_on_all_processes_after_some_steps(
-    gloo_pair: GlooPair, place: dict[str, str], engine: str
+    gloo_pair: GlooPair, place: dict[str, str], once: Once, engine: str
 ) -> None:
     settings = {**place, "adapter": "lora", "steps": 4}
-    one = gradients.logits_after(**settings)
+    one = once("logits", lambda: gradients.logits_after(**settings))
     first, second = gloo_pair.call("gradients:logits_after", **settings, engine=ENGINES[engine])
     assert torch.equal(first, second)
     torch.testing.assert_close(first, one, atol=1e-5, rtol=1e-5)
-    before = gradients.logits_after(**{**settings, "steps": 0})
+    before = once("logits before", lambda: gradients.logits_after(**{**settings, "steps": 0}))
     assert (one - before).abs().max() > 1e-2, "the adapter has moved"
 
 
 @pytest.mark.parametrize("engine", ["fsdp", "zero1", "zero2", "zero3"])
-def test_a_process_without_examples_takes_part(gloo_pair: GlooPair, place: dict[str, str], engine: str) -> None:
+def test_a_process_without_examples_takes_part(
+    gloo_pair: GlooPair, place: dict[str, str], once: Once, engine: str
+) -> None:
     settings = {**place, "steps": 2, "overrides": ["train.batch_size=1"]}
-    one = gradients.trajectory(**settings)
+    one = once("one example", lambda: gradients.trajectory(**settings))
     first, second = gloo_pair.call("gradients:trajectory", **settings, engine=ENGINES[engine])
     assert second["labels"] == [0.0, 0.0]
     assert_close(first["weights"], one["weights"])
@@ -179,10 +197,10 @@ def test_a_process_without_examples_takes_part(gloo_pair: GlooPair, place: dict[
 
 @pytest.mark.parametrize("engine", ["fsdp", "zero1", "zero2", "zero3"])
 def test_in_bf16_gradients_are_near_and_weights_are_kept_in_fp32(
-    gloo_pair: GlooPair, place: dict[str, str], engine: str
+    gloo_pair: GlooPair, place: dict[str, str], once: Once, engine: str
 ) -> None:
     settings = {**place, "adapter": "lora", "steps": 2, "precision": "bf16", "micro_batch": 1}
-    one = gradients.trajectory(**settings)
+    one = once("bf16", lambda: gradients.trajectory(**settings))
     two, _ = gloo_pair.call("gradients:trajectory", **settings, engine=ENGINES[engine])
     for name, expected in one["gradients"].items():
         assert (two["gradients"][name] - expected).norm() < 0.03 * expected.norm(), name

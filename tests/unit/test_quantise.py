@@ -122,6 +122,32 @@ def test_importing_bitsandbytes_fetches_no_code_from_the_hub(tmp_path: Path, mon
     assert "kernels" not in sys.modules, "whoever else wants that package still gets it"
 
 
+def test_importing_bitsandbytes_starts_no_compiler_and_what_it_compiles_is_compiled_when_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitsandbytes.backends.default import ops
+
+    assert "compiled_fn = torch.compile(fn" in inspect.getsource(ops), "it no longer does: look at modeling/patches.py"
+    (tmp_path / "bitsandbytes.py").write_text(
+        "import torch\n@torch.compile\ndef one(x): return x\ntwice = torch.compile(lambda x: 2 * x, dynamic=True)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bitsandbytes")
+    compiled: list[dict[str, Any]] = []
+
+    def compile(function: Any, **settings: Any) -> Any:
+        compiled.append(settings)
+        return lambda x: function(x) + 0.5
+
+    monkeypatch.setattr(torch, "compile", compile)
+    patches.import_bitsandbytes()
+    made = sys.modules["bitsandbytes"]
+    assert torch.compile is compile, "everybody else compiles as before"
+    assert compiled == []
+    assert [made.twice(1), made.twice(2), made.one(3)] == [2.5, 4.5, 3.5]
+    assert compiled == [{"dynamic": True}, {}], "once each"
+
+
 def test_doctor_says_whether_quantisation_works_here() -> None:
     found = api.doctor()["quantisation"]
     assert found["trouble"] == ""

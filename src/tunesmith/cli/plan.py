@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli.options import recipe_options, show_json
+from tunesmith.cli.options import recipe_options, show_json, workspace_option
 
 
 @click.command("plan")
 @recipe_options
-def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+@workspace_option
+def command(recipe: Path, overrides: tuple[str, ...], workspace: Path, as_json: bool) -> None:
     """Predict peak memory by part, time and disk for RECIPE on this machine, each figure with its error band.
 
-    Of a model on the hub it fetches config.json only.
+    Of a model on the hub it fetches config.json only. Trainings in the workspace have noted how fast this machine is.
 
     \b
     Examples:
@@ -24,7 +25,7 @@ def command(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from tunesmith import api
 
-    made = api.plan(recipe, overrides=overrides)
+    made = api.plan(recipe, overrides=overrides, workspace=workspace)
     if as_json:
         show_json(made.to_json())
     else:

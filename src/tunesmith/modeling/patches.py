@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from functools import wraps
 from importlib.util import find_spec
+from typing import Any
 
 
 def import_bitsandbytes() -> None:
-    """Imports bitsandbytes, where it is installed, without letting it fetch code from the hub.
+    """Imports bitsandbytes, where it is installed, without letting it fetch code from the hub or start the compiler.
 
     bitsandbytes 0.50 (backends/cpu/ops.py): on CPUs with AVX512-BF16 its import calls `kernels.get_kernel`, which downloads
     a compiled kernel and loads it, where the package `kernels` is installed; else it prints a warning. That kernel serves
     inference in bf16 only, which is switched off here (modeling/quantise.py). peft imports bitsandbytes on its own, so this
     runs before anything of this package does. tests/unit/test_quantise.py fails when bitsandbytes no longer fetches.
+
+    bitsandbytes 0.50 (backends/default/ops.py) also decorates functions with torch.compile, which imports all of torch's
+    compiler: 2 s of a CPU in every process, for functions that few trainings call. Here they are compiled when they are
+    called. tests/unit/test_quantise.py fails when bitsandbytes no longer does that.
     """
     if "bitsandbytes" in sys.modules or find_spec("bitsandbytes") is None:
         return
@@ -22,12 +29,34 @@ def import_bitsandbytes() -> None:
     told.setLevel(logging.ERROR)
     if hidden:
         sys.modules["kernels"] = None  # type: ignore[assignment]
+    import torch
+
+    compile = torch.compile
+    torch.compile = _when_called(compile)  # type: ignore[assignment]
     try:
         import bitsandbytes  # noqa: F401
     finally:
+        torch.compile = compile
         told.setLevel(level)
         if hidden:
             del sys.modules["kernels"]
+
+
+def _when_called(compile: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile as bitsandbytes calls it, on a function and settings, but put off until the function is called."""
+
+    def put_off(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        made: list[Callable[..., Any]] = []
+
+        @wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            if not made:
+                made.append(compile(function, **settings))
+            return made[0](*arguments, **named)
+
+        return call
+
+    return put_off
 
 
 def keep_deepspeed_off_stdout() -> None:

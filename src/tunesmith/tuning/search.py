@@ -19,7 +19,7 @@ from tunesmith import errors, hub
 from tunesmith.errors import DataError, InterruptedRun, Problem, StoppedError, TunesmithError, UsageError
 from tunesmith.planner.ranges import parameters_of
 from tunesmith.recipe import Recipe, with_values
-from tunesmith.runner import execute, fingerprints
+from tunesmith.runner import execute, fingerprints, signals
 from tunesmith.runner.stages import STAGES, load_stages
 from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
@@ -277,7 +277,7 @@ class _Crew:
         self.asked_to_stop: int | None = None
 
     def work(self) -> None:
-        with self._signals():
+        with signals.noted(self._ask):
             try:
                 for worker in range(self.num):
                     self._start(worker)
@@ -361,15 +361,5 @@ class _Crew:
             return InterruptedRun(status - 128, told["what"], fix="run the same command again: the search goes on")
         return getattr(errors, end["family"])(told["error"], told["what"], problems=problems)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Any:
-        def ask(signum: int, frame: Any) -> None:
-            self.asked_to_stop = signum
-
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {n: signal.signal(n, ask) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _ask(self, signum: int) -> None:
+        self.asked_to_stop = signum

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith import tracking
 from tunesmith.errors import FileError, InterruptedRun, ModelError, StoppedError, TrialPruned, TunesmithError
 from tunesmith.recipe import with_values
-from tunesmith.runner import execute
+from tunesmith.runner import execute, signals
 from tunesmith.runs import durable
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import IS_BUSY, Run
@@ -54,7 +54,7 @@ class Worker:
 
     def work(self) -> None:
         """Raises InterruptedRun after a signal, FileError when the disk or the storage fails; the trial at work is kept."""
-        with self._signals(), self._signs_of_life():
+        with signals.noted(self._ask), self._signs_of_life():
             try:
                 while (trial := self._next()) is not None:
                     self._carry_out(trial)
@@ -276,23 +276,9 @@ class Worker:
                 fix="run the same command again: the search goes on",
             )
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _ask(self, signum: int) -> None:
         """Between trials a signal sets a flag; while one is at work the runner has its own handlers."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(signum: int, frame: Any) -> None:
-            self.asked_to_stop = signum
-
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {n: signal.signal(n, ask) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        self.asked_to_stop = signum
 
     @contextlib.contextmanager
     def _signs_of_life(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,21 +9,18 @@ from typing import Any
 
 from tunesmith.errors import FileError, GateError, UsageError
 from tunesmith.runs import durable
+from tunesmith.runs.evaluation import read_evaluation, why_held
 from tunesmith.runs.run import Run
-from tunesmith.runs.store import MANIFEST, Artifact
-
-
-def read_evaluation(artifact: Artifact) -> dict[str, Any]:
-    return json.loads((artifact.path / "evaluation.json").read_bytes())
+from tunesmith.runs.store import MANIFEST
 
 
 def refuse_held(evaluation: Mapping[str, Any], run: Run) -> None:
     """Raises GateError EXP-001 when the gate says hold."""
-    gate = evaluation["gate"]
-    if gate["verdict"] != "ship":
+    why = why_held(evaluation)
+    if why is not None:
         raise GateError(
             "EXP-001",
-            f"the gate says hold: {gate['reason']}",
+            f"the gate says hold: {why}",
             where="gate",
             expected="a gain whose whole interval is above gate.min_gain",
             fix=f"look at what was fixed and broken in {run.path / 'report.html'}; train longer or on better rows; gate.require: none ships anyway",

@@ -18,12 +18,13 @@ from tunesmith.modeling.load import DTYPES, load_model, pick_device, resolve_att
 from tunesmith.planner import hardware
 from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import Dataset
+from tunesmith.runs.evaluation import read_evaluation
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
 from tunesmith.scoring.items import load_held_out
 from tunesmith.stages.export import INFO, proof, quantised
 from tunesmith.stages.export.card import model_card
-from tunesmith.stages.export.delivery import read_evaluation, refuse_held
+from tunesmith.stages.export.delivery import refuse_held
 from tunesmith.stages.export.rendering import compare_rendering
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 

@@ -54,6 +54,9 @@ class DeepSpeedEngine(GroupEngine):
 
     def __init__(self, train: Train) -> None:
         super().__init__(train.max_grad_norm)
+        # DeepSpeed reads it whenever it likes, and no launcher has set it where one process trains alone.
+        self._sets_local_rank = "LOCAL_RANK" not in os.environ
+        os.environ.setdefault("LOCAL_RANK", "0")
         self.train = train
         assert isinstance(train.engine, DeepSpeed)
         self.user = read_config(train.engine)
@@ -100,7 +103,7 @@ class DeepSpeedEngine(GroupEngine):
         self._linear = nn.functional.linear
         logger = logging.getLogger("DeepSpeed")
         try:
-            with _local_rank(), redirect_stdout(sys.stderr), _level(logger, logging.ERROR):
+            with redirect_stdout(sys.stderr), _level(logger, logging.ERROR):
                 if self.stage == 3:
                     deepspeed.zero.Init(module=model, config_dict_or_path=config, dtype=next(model.parameters()).dtype)
                     for buffer in model.buffers():
@@ -267,6 +270,12 @@ class DeepSpeedEngine(GroupEngine):
         if engine is not None:
             engine.destroy()
             nn.functional.linear = self._linear  # stage 3 puts its own there, for all that follows in this process
+        if self._owns_group and deepspeed.comm.is_initialized():
+            # Of a group that torch alone ends DeepSpeed keeps what it has made: the next training of this process, such
+            # as a search's next trial, would be refused (tests/e2e/test_recipes.py trains twice).
+            deepspeed.comm.destroy_process_group()
+        if self._sets_local_rank:
+            os.environ.pop("LOCAL_RANK", None)
         super().close()
 
 
@@ -302,16 +311,3 @@ def _level(logger: logging.Logger, level: int) -> Iterator[None]:
     finally:
         if logger.level == level:  # else the user's log_level holds
             logger.setLevel(before)
-
-
-@contextmanager
-def _local_rank() -> Iterator[None]:
-    """DeepSpeed reads LOCAL_RANK, which no launcher has set where one process trains alone."""
-    is_alone = "LOCAL_RANK" not in os.environ
-    if is_alone:
-        os.environ["LOCAL_RANK"] = "0"
-    try:
-        yield
-    finally:
-        if is_alone:
-            del os.environ["LOCAL_RANK"]
