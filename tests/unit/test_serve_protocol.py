@@ -136,12 +136,15 @@ def test_the_token_file_is_for_this_user_alone_and_goes_at_the_end(tmp_path: Pat
     assert not path.exists()
 
 
-def test_a_model_that_the_gate_holds_is_not_served() -> None:
+def test_a_model_that_the_gate_holds_is_not_served(tmp_path: Path) -> None:
     from tunesmith.stages.serve.deployment import obey_gate
 
-    obey_gate({"gate": {"verdict": "ship", "reason": ""}})
+    evaluation = tmp_path / "evaluation.json"
+    evaluation.write_text(json.dumps({"gate": {"verdict": "ship", "reason": ""}}))
+    obey_gate(tmp_path)
+    evaluation.write_text(json.dumps({"gate": {"verdict": "hold", "reason": "no gain beyond its interval"}}))
     with pytest.raises(GateError, match=r"SRV-007.*no gain") as caught:
-        obey_gate({"gate": {"verdict": "hold", "reason": "no gain beyond its interval"}})
+        obey_gate(tmp_path)
     assert caught.value.exit_status == 3
 
 

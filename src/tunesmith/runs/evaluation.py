@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-from tunesmith.runs.store import Artifact
 
 FILE = "evaluation.json"
 
 
-def read_evaluation(artifact: Artifact) -> dict[str, Any]:
-    return json.loads((artifact.path / FILE).read_bytes())
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """folder: of the artifact."""
+    return json.loads((folder / FILE).read_bytes())
 
 
 def why_held(evaluation: Mapping[str, Any]) -> str | None:

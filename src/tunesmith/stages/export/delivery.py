@@ -46,7 +46,7 @@ def deliver(run: Run, folder: Path) -> Path:
     """
     evaluation, export = run.outputs("evaluate"), run.outputs("export")
     if evaluation:
-        refuse_held(read_evaluation(evaluation["evaluation"]), run)
+        refuse_held(read_evaluation(evaluation["evaluation"].path), run)
     if not evaluation or not export or "export" not in export:
         raise UsageError(
             "EXP-004",

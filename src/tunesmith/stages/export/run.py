@@ -31,7 +31,7 @@ from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
     """Returns {"export": Model, "parity": Parity} and {"adapter": Adapter} where one was trained and asked for."""
-    evaluation = read_evaluation(inputs["evaluation"])
+    evaluation = read_evaluation(inputs["evaluation"].path)
     refuse_held(evaluation, run)
     export = Export.of(spec, inputs, run, evaluation)
     outputs: dict[str, Artifact] = {}

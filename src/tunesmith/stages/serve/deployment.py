@@ -17,6 +17,7 @@ from tunesmith import hub
 from tunesmith.errors import GateError, UsageError
 from tunesmith.modeling.load import pick_device, resolve_precision
 from tunesmith.recipe.tree import Serve
+from tunesmith.runs.evaluation import read_evaluation, why_held
 from tunesmith.runs.run import Run
 from tunesmith.stages.serve.checks import check_settings
 from tunesmith.stages.serve.engine_spec import EngineSpec, stored_precision
@@ -111,7 +112,7 @@ def of_run(run: Run, serve: Serve) -> Deployment:
     """
     evaluation, export = run.outputs("evaluate"), run.outputs("export")
     if evaluation:
-        obey_gate(read_evaluation(evaluation["evaluation"].path))
+        obey_gate(evaluation["evaluation"].path)
     if not export or "export" not in export:
         raise nothing_to_serve(f"run {run.id} has no exported model.")
     if not evaluation:
@@ -190,7 +191,7 @@ def adapter_choice(name: str, key: str, source: Run | Path, base: hub.ModelFiles
         raise nothing_to_serve(
             f"the adapter {name!r}: run {source.id} has no evaluation, so nothing says it may be served."
         )
-    obey_gate(read_evaluation(evaluation["evaluation"].path), f"the adapter {name!r} (run {source.id})")
+    obey_gate(evaluation["evaluation"].path, f"the adapter {name!r} (run {source.id})")
     adapter = (source.outputs("export") or {}).get("adapter")
     if adapter is None:
         raise nothing_to_serve(f"the adapter {name!r}: run {source.id} has no exported adapter (export.adapter: true).")
@@ -222,17 +223,16 @@ def _is_same(one: hub.ModelFiles, other: hub.ModelFiles) -> bool:
 # ------------------------------------------------------------------------------------------------------------- gate
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+def obey_gate(evaluation: Path, what: str = "") -> None:
+    """evaluation: the folder of the artifact. what: which model, where there are several.
 
-
-def obey_gate(evaluation: Mapping[str, Any], what: str = "") -> None:
-    """what: which model, where there are several. Raises: GateError SRV-007 when evaluation says hold."""
-    gate = evaluation["gate"]
-    if gate["verdict"] != "ship":
+    Raises: GateError SRV-007 when evaluation does not say ship.
+    """
+    reason = why_held(read_evaluation(evaluation))
+    if reason is not None:
         raise GateError(
             "SRV-007",
-            f"The gate says do not ship{' ' + what if what else ''}: {gate['reason']}",
+            f"The gate says do not ship{' ' + what if what else ''}: {reason}",
             where="gate",
             expected="a model that passes its gate",
             fix="better data or more training; or, to serve it all the same, run it with --set gate.require=none",

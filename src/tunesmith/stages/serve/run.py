@@ -30,7 +30,6 @@ from tunesmith.stages.serve.deployment import (
     of_artifacts,
     of_folder,
     of_run,
-    read_evaluation,
 )
 from tunesmith.stages.serve.endpoint import Endpoint, open_for
 from tunesmith.stages.serve.parity import (
@@ -55,7 +54,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     Returns {"parity": Parity artifact}. Raises: GateError SRV-007, ModelError SRV-001/006/009, InterruptedRun.
     """
     evaluation = inputs["evaluation"].path
-    obey_gate(read_evaluation(evaluation))
+    obey_gate(evaluation)
     # The proof is about answers as evaluation made them, so the endpoint's own bound on length may not cut them; and it
     # stays on loopback whatever the recipe says, on a port of its own.
     serve = open_for(spec.serve, host="127.0.0.1", port=0)
