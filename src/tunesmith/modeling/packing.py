@@ -66,10 +66,11 @@ def packed_attention(
         key, value = (x.repeat_interleave(query.shape[1] // groups, dim=1) for x in (key, value))
     runs = [(length, len(list(same))) for length, same in itertools.groupby(document_lengths.lengths)]
     sizes = [length * count for length, count in runs]
-    pieces = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+    # Token by token, as the projections wrote them: so the gradients of the pieces are put together by plain copies.
+    pieces = zip(*(x[0].transpose(0, 1).split(sizes) for x in (query, key, value)), strict=True)
     outputs = []
     for (length, count), piece in zip(runs, pieces, strict=True):
-        q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in piece)  # [count, H, length, D]
+        q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in piece)  # [count, H, length, D]
         out = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1, scale=options.get("scaling"))
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None], None
