@@ -36,7 +36,7 @@ check: $(STAMP)
 	@$(BIN)/python -m pytest tests/contract tests/unit
 
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/run_tests.py
 
 gpu: $(STAMP)
 	@$(BIN)/python -m pytest tests/gpu -m gpu
