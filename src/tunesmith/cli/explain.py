@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tunesmith.cli.options import json_option, show_json, workspace_option
+from tunesmith.cli.options import RECIPE, json_option, show_json, workspace_option
 
 
 @click.command("explain")
@@ -23,7 +23,7 @@ def command(what: str | None, recipe: Path | None, run: str, schema: bool, works
     Examples:
       tunesmith explain                                    every key, a line each
       tunesmith explain train                              the keys of a section
-      tunesmith explain train.learning_rate recipe.yaml    a key, and its value in a recipe
+      tunesmith explain train.learning_rate recipe.yaml    a key, and its value in a recipe (recipe.yaml of the folder if not named)
       tunesmith explain train.jsonl:48213 --run latest     line 48213 of a file of rows
       tunesmith explain --schema > recipe.schema.json      completion and checks in an editor
     """
@@ -32,6 +32,8 @@ def command(what: str | None, recipe: Path | None, run: str, schema: bool, works
     if schema:
         show_json(api.schema())
         return
+    if recipe is None and Path(RECIPE).is_file():  # as every verb does
+        recipe = Path(RECIPE)
     found = api.explain(what, recipe=recipe, run=run, workspace=workspace)
     if as_json:
         show_json(found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -202,11 +204,19 @@ def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
     lines.append(f"report: {facts['report']}")
     if "serve" in facts["stages"]:
         lines += [
-            f"next:   tunesmith chat {facts['run']}      talk to it",
-            f"        tunesmith serve {facts['run']}     keep an OpenAI-compatible endpoint",
-            "        tunesmith init YOUR_ROWS.jsonl    a recipe for data of your own",
+            f"next:   {program()} chat {facts['run']}      talk to it",
+            f"        {program()} serve {facts['run']}     keep an OpenAI-compatible endpoint",
+            f"        {program()} init YOUR_ROWS.jsonl    a recipe for data of your own",
         ]
     return lines
+
+
+def program() -> str:
+    """What to type for tunesmith here: its name, or its place where the name is not on PATH (after make quickstart, say)."""
+    beside = Path(sys.executable).with_name("tunesmith")
+    if shutil.which("tunesmith") or not beside.exists():
+        return "tunesmith"
+    return os.path.relpath(beside) if Path.cwd() in beside.parents else str(beside)
 
 
 def _moved_lines(base: dict[str, Any] | None) -> list[str]:

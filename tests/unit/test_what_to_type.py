@@ -1,0 +1,33 @@
+"""What the command line tells a user to type next can be typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tunesmith.cli import group
+
+
+def test_what_to_type_next_is_there_to_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tunesmith.cli import options
+
+    placed = tmp_path / "bin" / "tunesmith"
+    placed.parent.mkdir()
+    placed.touch()
+    monkeypatch.setattr(options.sys, "executable", str(placed.with_name("python")))
+    monkeypatch.setattr(options.shutil, "which", lambda name: "/usr/bin/tunesmith")
+    assert options.program() == "tunesmith"
+    monkeypatch.setattr(options.shutil, "which", lambda name: None)
+    assert options.program() == str(placed)
+    monkeypatch.chdir(tmp_path)
+    assert options.program() == "bin/tunesmith"
+
+
+def test_explain_takes_recipe_yaml_of_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("{data: {sources: rows.jsonl}, evaluate: {max_new_tokens: 1024}}")
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(group, ["explain", "evaluate.max_new_tokens", "--json"])
+    assert json.loads(told.output)["value"] == 1024
