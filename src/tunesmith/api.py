@@ -216,16 +216,18 @@ def check(
 def plan(recipe: RecipeLike, *, overrides: Iterable[str] = (), workspace: Path | str = WORKSPACE) -> Plan:
     """Predicted memory, time and disk, and the choices that follow, before anything is loaded.
 
-    workspace: earlier trainings there have noted how fast this machine is.
+    workspace: earlier trainings there have noted how fast this machine is; once the rows are prepared there, steps and times
+    are in the plan too.
     """
     from tunesmith import hub, planner
     from tunesmith.planner import hardware
+    from tunesmith.runner.planning import prepared_statistics
 
     spec = _recipe(recipe, overrides)
     return planner.plan(
         spec,
         hub.resolve_config(spec.model.base, spec.model.revision).config,
-        statistics=None,
+        statistics=prepared_statistics(spec, Path(workspace)),
         hardware=hardware.detect(),
         workspace=Path(workspace),
     )

@@ -71,6 +71,18 @@ def test_the_report_is_one_file_that_loads_nothing(finished: tuple[Path, Path]) 
     assert "@import" not in page
 
 
+def test_the_plan_of_prepared_rows_tells_steps_and_time(
+    finished: tuple[Path, Path], quickstart_data: Path, tunesmith: Call
+) -> None:
+    workspace, run = finished
+    asked = ("plan", quickstart_data / "recipe.yaml", *SHORT, "--json", "--workspace")
+    told = json.loads(tunesmith(*asked, workspace).stdout)
+    notes = json.loads((outputs(run, "train", "model") / "manifest.json").read_text())["notes"]
+    assert told["figures"]["steps"]["value"] == notes["planned_steps"]
+    assert told["figures"]["train_seconds"]["value"] > 0
+    assert "steps" not in json.loads(tunesmith(*asked, workspace / "elsewhere").stdout)["figures"]
+
+
 def test_the_same_recipe_again_does_nothing_and_says_so(
     finished: tuple[Path, Path], tunesmith: Call, quickstart_data: Path
 ) -> None:

@@ -15,7 +15,8 @@ from tunesmith.cli.options import recipe_options, show_json, workspace_option
 def command(recipe: Path, overrides: tuple[str, ...], workspace: Path, as_json: bool) -> None:
     """Predict peak memory by part, time and disk for RECIPE on this machine, each figure with its error band.
 
-    Of a model on the hub it fetches config.json only. Trainings in the workspace have noted how fast this machine is.
+    Of a model on the hub it fetches config.json only. Trainings in the workspace have noted how fast this machine is;
+    once the rows are prepared there, steps and times are in the plan too.
 
     \b
     Examples:

@@ -23,6 +23,7 @@ from tunesmith.recipe import Full, Lora, Recipe
 from tunesmith.recipe.tree import Nf4
 from tunesmith.units import format_bytes
 
+BEFORE_DATA = "before data"  # the basis of a plan that knows no rows
 CPU_SHARE, GPU_RESERVE = 0.8, 0.92
 TYPICAL_LEARNED_SHARE = 0.4  # of a row's tokens, before the data was read
 SHORTEST_ADVISED = 64  # tokens
@@ -67,6 +68,11 @@ class Plan:
         ]
         lines += ["", "choices", *(f"  {name.replace('_', ' '):<24} {value}" for name, value in self.choices.items())]
         lines += ["", "speed", *(f"  {one.name:<24} {one.state:<10} {one.why}" for one in self.switches)]
+        if self.basis == BEFORE_DATA:
+            lines += [
+                "",
+                "steps and times: asked again after `tunesmith prepare`, the plan has them; `tunesmith check` estimates them",
+            ]
         lines += ["", *self.notes] if self.notes else []
         lines += ["", *(f"warning: {item}" for item in self.unusual)] if self.unusual else []
         return "\n".join(lines)
@@ -115,7 +121,7 @@ def plan(
     }
     if spec.model.quantisation.type != "none":
         choices["base_weights"] = f"{spec.model.quantisation.type}, frozen"
-    basis = "before data" if statistics is None else "after prepare"
+    basis = BEFORE_DATA if statistics is None else "after prepare"
     pace = {"machine": machine, "factor": learned.factor, "runs": learned.runs}
     notes = [
         *_notes(case, micro_batch, recompute),

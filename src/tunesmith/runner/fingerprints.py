@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from tunesmith.runs.run import Run
 
 
-def ingredients(stage: Stage, spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Any]:
+def ingredients(stage: Stage, spec: Recipe, inputs: Mapping[str, Artifact], run: Run | None) -> dict[str, Any]:
     """All that decides what the stage makes: its version, its keys of the recipe, its inputs, what lies outside.
 
     Where a file lies does not matter, what is in it does: if the stage hashes what lies outside, paths count by their
-    last part only, so that a moved folder prepares and trains nothing anew.
+    last part only, so that a moved folder prepares and trains nothing anew. run: None where nothing is to be made, of a
+    stage that asks nothing of its Run.
     """
     info = stage.info
     asked = spec.slice(info.keys)

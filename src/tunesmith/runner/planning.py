@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import FileError
+from tunesmith.errors import FileError, TunesmithError
+from tunesmith.runner import fingerprints
+from tunesmith.runner.stages import STAGES, load_stages
 from tunesmith.runs import durable
 from tunesmith.runs.run import Run
-from tunesmith.runs.store import Artifact
+from tunesmith.runs.store import Artifact, Store
 from tunesmith.units import format_bytes
 
 if TYPE_CHECKING:
@@ -51,6 +53,24 @@ def make_plan(spec: Recipe, statistics: dict[str, Any] | None, workspace: Path) 
     config = hub.resolve_config(spec.model.base, spec.model.revision).config  # the weights may not be here yet
     made = planner.plan(spec, config, statistics=statistics, hardware=hardware.detect(), workspace=workspace)
     return made.to_json()
+
+
+def prepared_statistics(spec: Recipe, workspace: Path) -> dict[str, Any] | None:
+    """Of the Dataset that this recipe's rows became in this workspace; None where they were not prepared yet.
+
+    What cannot be read is left for `check` to say: a plan is also asked for with rows that are not there.
+    """
+    if not (workspace / "artifacts" / "stages").is_dir():
+        return None
+    from tunesmith.runs.dataset import Dataset
+
+    (stage,) = load_stages(STAGES, "prepare")
+    try:
+        key = fingerprints.stage_key(fingerprints.ingredients(stage, spec, {}, None))
+    except TunesmithError:
+        return None
+    outputs = fingerprints.recall(Store(workspace / "artifacts"), key)
+    return Dataset(outputs["dataset"].path).statistics if outputs else None
 
 
 def check_disk(plan: Mapping[str, Any], workspace: Path) -> None:

@@ -36,11 +36,11 @@ class Stage:
         with durable.explain_trouble(run.workspace):
             return importlib.import_module(f"{self.package}.run").run(spec, inputs, run)
 
-    def externals(self, spec: Recipe, run: Run) -> dict[str, Any]:
+    def externals(self, spec: Recipe, run: Run | None) -> dict[str, Any]:
         """Hashes of what lies outside of the recipe; {} where the stage reads nothing there."""
         if self.info.externals is None:
             return {}
-        function: Callable[[Recipe, Run], dict[str, Any]] = _function(self.info.externals)
+        function: Callable[[Recipe, Run | None], dict[str, Any]] = _function(self.info.externals)
         return function(spec, run)
 
     def check(self, spec: Recipe) -> None:
