@@ -77,7 +77,7 @@ def execute(
         outcomes = []
         for stage in stages:  # what is made already needs no machine that could make it
             if run.outputs(stage.info.name) is None:
-                with _noted(run, stage.info.name, tell):
+                with _noted(attempt, stage.info.name, tell):
                     stage.check(spec)
         for stage in stages:
             with _noted(attempt, stage.info.name, tell):
