@@ -42,10 +42,18 @@ def test_all_problems_come_at_once_with_their_keys() -> None:
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [("lr", "train.learning_rate"), ("lora_r", "adapter.rank"), ("data.max_tokns", "data.max_tokens"), ("rank", "adapter.rank"),
-     ("train.learning_rte", "train.learning_rate"), ("per_device_train_batch_size", "train.micro_batch")],
+     ("train.learning_rte", "train.learning_rate"), ("per_device_train_batch_size", "train.batch_size")],
 )  # fmt: skip
 def test_a_wrong_key_is_answered_with_the_right_one(wrong: str, meant: str) -> None:
     assert did_you_mean(wrong) == meant
+
+
+@pytest.mark.parametrize("factor", ["per_device_train_batch_size", "micro_batch_size", "gradient_accumulation_steps"])
+def test_a_factor_of_the_batch_is_not_taken_for_the_batch(factor: str) -> None:
+    with pytest.raises(
+        RecipeError, match=r"train\.batch_size  \(did you mean this\? the product: per device x accumulation"
+    ):
+        parse_recipe(LEAST + f"train: {{{factor}: 4}}")
 
 
 def test_yaml_traps_are_answered_not_swallowed() -> None:

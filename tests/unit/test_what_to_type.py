@@ -31,3 +31,19 @@ def test_explain_takes_recipe_yaml_of_the_folder(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     told = CliRunner().invoke(group, ["explain", "evaluate.max_new_tokens", "--json"])
     assert json.loads(told.output)["value"] == 1024
+
+
+def test_the_workspace_is_named_where_it_is_not_the_usual_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tunesmith.cli import options
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(options, "program", lambda: "tunesmith")
+    facts = {
+        "run": "desk-1", "did_nothing": True, "parent": None, "base_model": None, "scores": None, "gate": None,
+        "quantised_base": None, "report": "report.html", "stages": {"serve": {}},
+    }  # fmt: skip
+    usual = options.outcome_lines({**facts, "workspace": str(tmp_path / options.WORKSPACE)}, 1.0)
+    other = options.outcome_lines({**facts, "workspace": str(tmp_path / "work")}, 1.0)
+    assert any("tunesmith chat desk-1  " in line for line in usual)
+    assert any("tunesmith chat desk-1 --workspace work  " in line for line in other)
+    assert any("tunesmith serve desk-1 --workspace work  " in line for line in other)

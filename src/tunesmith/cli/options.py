@@ -139,6 +139,7 @@ def outcome_facts(outcome: Any) -> dict[str, Any]:
     return {
         "run": run.id,
         "folder": str(run.path),
+        "workspace": str(run.workspace),
         "did_nothing": outcome.did_nothing,
         "stages": {
             stage.name: {"status": stage.status, "seconds": round(stage.seconds, 2)} for stage in outcome.stages
@@ -203,9 +204,11 @@ def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
         lines.append(f"  {quantised_line(facts['quantised_base'])}")
     lines.append(f"report: {facts['report']}")
     if "serve" in facts["stages"]:
+        elsewhere = Path(facts["workspace"]) != Path(WORKSPACE).absolute()
+        run = facts["run"] + (f" --workspace {os.path.relpath(facts['workspace'])}" if elsewhere else "")
         lines += [
-            f"next:   {program()} chat {facts['run']}      talk to it",
-            f"        {program()} serve {facts['run']}     keep an OpenAI-compatible endpoint",
+            f"next:   {program()} chat {run}      talk to it",
+            f"        {program()} serve {run}     keep an OpenAI-compatible endpoint",
             f"        {program()} init YOUR_ROWS.jsonl    a recipe for data of your own",
         ]
     return lines

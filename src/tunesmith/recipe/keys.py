@@ -19,8 +19,8 @@ ELSEWHERE = {
     "lr": "train.learning_rate",
     "num_train_epochs": "train.epochs",
     "num_epochs": "train.epochs",
-    "per_device_train_batch_size": "train.micro_batch",
-    "micro_batch_size": "train.micro_batch",
+    "per_device_train_batch_size": "train.batch_size",
+    "micro_batch_size": "train.batch_size",
     "gradient_accumulation_steps": "train.batch_size",
     "max_seq_length": "data.max_tokens",
     "max_length": "data.max_tokens",
@@ -218,6 +218,16 @@ def _words(annotation: Any) -> str:
     if origin is dict:
         return "mapping of names to names" if arguments[1] is str else "mapping of keys to what they may be"
     return {int: "whole number", float: "number", str: "text", bool: "true | false"}.get(annotation, str(annotation))
+
+
+# Names whose value is only a factor of ours.
+FACTORS = ("per_device_train_batch_size", "micro_batch_size", "gradient_accumulation_steps")
+
+
+def caution(wrong: str) -> str:
+    """What to mind when the value of another tool's key is carried over to ours; empty where it is the same value."""
+    is_factor = wrong.rsplit(".", 1)[-1] in FACTORS
+    return "the product: per device x accumulation steps x processes" if is_factor else ""
 
 
 def did_you_mean(wrong: str) -> str | None:

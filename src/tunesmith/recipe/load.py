@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from tunesmith.errors import FileError, Problem, RecipeError, UsageError
 from tunesmith.recipe import space
-from tunesmith.recipe.keys import all_keys, did_you_mean, sections, typed_sections, variants_of
+from tunesmith.recipe.keys import all_keys, caution, did_you_mean, sections, typed_sections, variants_of
 from tunesmith.recipe.tree import ANSWER_METRICS, DeepSpeed, Lora, Recipe, Track, Train, Tune
 
 MAX_BYTES = 1_000_000
@@ -380,7 +380,8 @@ def _unknown_keys(content: Any, lines: Mapping[str, int | str], path: str = "") 
         known = _generic(child)
         if known not in all_keys() and known not in sections():
             guess = did_you_mean(known)
-            fix = f"{guess}  (did you mean this?)" if guess else f"one of: {', '.join(_siblings(path))}"
+            asked = f"did you mean this? {caution(known)}".rstrip()
+            fix = f"{guess}  ({asked})" if guess else f"one of: {', '.join(_siblings(path))}"
             yield Problem("RCP-008", _place(child, lines), "no such key", "a key of the recipe", fix)
         else:
             yield from _unknown_keys(value, lines, child)
