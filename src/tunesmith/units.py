@@ -1,46 +1,22 @@
-"""Quantities as people read them: bytes, durations, rates, counts, money. Standard library only."""
+"""Quantities as people read them: bytes, durations, counts, scores. Standard library only."""
 
 from __future__ import annotations
-
-import re
 
 GIB = 1024**3
 MIB = 1024**2
 KIB = 1024
-
-_BYTE_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": KIB,
-    "mib": MIB,
-    "gib": GIB,
-    "tib": 1024**4,
-}
-_TIME_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def format_bytes(count: float) -> str:
     """Bytes in binary units, three figures: 1536 -> '1.50 KiB'."""
     for unit, size in (("TiB", 1024**4), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if abs(count) >= size:
-            return f"{count / size:.3g} {unit}" if abs(count) / size >= 100 else f"{count / size:.2f} {unit}"
+            return f"{count / size:.0f} {unit}" if abs(count) / size >= 100 else f"{count / size:.2f} {unit}"
     return f"{count:.0f} B"
 
 
-def parse_bytes(text: str) -> int:
-    """'8 GiB', '500MB', '1024' -> bytes. Raises ValueError naming the text."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", text)
-    if not match or match[2].lower() not in _BYTE_UNITS:
-        raise ValueError(f"not a size: {text!r}; write for example 8GiB or 500MB")
-    return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
-
-
 def format_seconds(seconds: float) -> str:
-    """0.42 -> '0.42 s', 75 -> '1 min 15 s', 7300 -> '2 h 02 min'."""
+    """0.42 -> '0.42 s', 75 -> '1 min 15 s', 7300 -> '2 h 01 min'."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     if seconds < 60:
@@ -52,24 +28,13 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
-def parse_seconds(text: str) -> float:
-    """'90', '90s', '5min', '2h' -> seconds. Raises ValueError naming the text."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", text)
-    if not match or (match[2] or "s") not in _TIME_UNITS:
-        raise ValueError(f"not a duration: {text!r}; write for example 90s, 5min or 2h")
-    return float(match[1]) * _TIME_UNITS[match[2] or "s"]
-
-
 def format_count(count: float) -> str:
     """1234567 -> '1.23 M'; below 10,000 the number itself with a thousands comma."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(count) >= size * (10 if unit == "k" else 1):
-            return f"{count / size:.3g} {unit}"
+            few = f"{count / size:.3g}"
+            return f"{few if 'e' not in few else format(count / size, '.0f')} {unit}"
     return f"{count:,.0f}"
-
-
-def format_rate(per_second: float, noun: str = "tokens") -> str:
-    return f"{format_count(per_second)} {noun}/s"
 
 
 def format_score(value: float | None) -> str:
