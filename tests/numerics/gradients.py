@@ -109,6 +109,26 @@ def quantised_shares(**settings: object) -> list[float]:
     return [getattr(p, "to_local", lambda p=p: p)().numel() / p.numel() for p in weights]
 
 
+def quantised_bits(**settings: object) -> dict[str, Tensor]:
+    """After a step, all that quantised weights are made of, by layer: whole weights, and scales with theirs."""
+    from tunesmith.modeling.quantise import quantised_layers
+
+    loop = make_loop(**settings)  # type: ignore[arg-type]
+    assert loop.step(1).finite
+    found = {}
+    for name, layer in quantised_layers(loop.model):
+        found[f"{name}.weight"] = getattr(layer.weight, "full_tensor", lambda layer=layer: layer.weight.data)()
+        state = getattr(layer, "quant_state", None)
+        if state is not None:
+            parts = {"absmax": state.absmax, "offset": state.offset, "absmax2": state.state2.absmax}
+            parts |= {"code": state.code, "code2": state.state2.code}
+        else:
+            parts = {"scales": layer.scales}
+        found |= {f"{name}.{part}": value for part, value in parts.items()}
+    loop.engine.close()
+    return {name: value.detach().clone() for name, value in found.items()}
+
+
 # ---------------------------------------------------------------------- what is asked of every engine, one or two processes
 
 RATE = 0.1
