@@ -97,7 +97,7 @@ def make_loop(size: str) -> Any:
             length = int(np.clip(draw.lognormal(np.log(MEAN) - 0.3, 0.8), 16, 512))
             ids = draw.integers(2, vocabulary, length).astype(np.int32)
             writer.add(ids, [[length // 2, length, 1.0]], row, "train")
-        writer.close(ledger=[])
+        writer.close()
         dataset = Dataset(Path(folder))
         dataset.lengths()
         recipe = parse_recipe("{data: {sources: rows.jsonl}}", ["adapter=full", f"train.batch_size={ROWS}"])

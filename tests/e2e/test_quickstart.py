@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.runs.dataset import Dataset
+
 from tunesmith.runs.events import read_events
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -40,10 +42,7 @@ def test_every_planted_flaw_ends_in_the_ledger_under_its_own_rule(
 ) -> None:
     planted = json.loads((quickstart_data / "data" / "planted.json").read_text())
     statistics = json.loads((outputs(finished[1], "prepare", "dataset") / "statistics.json").read_text())
-    ledger = [
-        json.loads(line)
-        for line in (outputs(finished[1], "prepare", "dataset") / "ledger.jsonl").read_bytes().splitlines()
-    ]
+    ledger = list(Dataset(outputs(finished[1], "prepare", "dataset")).ledger())
     positions = sum(
         sum(1 for line in path.read_bytes().split(b"\n") if line.strip())
         for path in (quickstart_data / "data").glob("*.jsonl")

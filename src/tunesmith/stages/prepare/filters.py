@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tunesmith.errors import QuestionError
 from tunesmith.recipe import Recipe
 from tunesmith.recipe.tree import LengthFilter, QualityFilter
-from tunesmith.stages.prepare.rows import Row
+from tunesmith.stages.prepare.slim import Row
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.recipe.tree import Split
 from tunesmith.stages.prepare import frames
 from tunesmith.stages.prepare.filters import Drop, filter_rows, score_of
-from tunesmith.stages.prepare.rows import Row
+from tunesmith.stages.prepare.slim import Row
 
 
 @dataclass(frozen=True)

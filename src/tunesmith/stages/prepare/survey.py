@@ -17,7 +17,7 @@ from tunesmith.errors import DataError, Findings
 from tunesmith.recipe import Recipe
 from tunesmith.stages.prepare.filters import Drop, apply_filters, question
 from tunesmith.stages.prepare.reader import files_of
-from tunesmith.stages.prepare.rows import Row, read_file
+from tunesmith.stages.prepare.slim import Row, read_file
 from tunesmith.stages.prepare.run import (
     SHOWN_PER_CODE,
     bad_rows_error,

@@ -1,0 +1,138 @@
+"""Pure functions of one task over the cores of this machine: each result as it is ready, in whatever order.
+
+Workers are fresh interpreters that import the function's module alone. No fork: tokenizers and torch keep threads. No
+`multiprocessing`: its workers run the user's own script again where that has no main guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pickle
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
+
+from tunesmith.errors import FileError, TunesmithError
+
+HEAD = struct.Struct("!Q")
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def spread(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> Iterator[tuple[int, Any]]:
+    """(number of the task, its result) of each task, as they finish. One worker or one task: here, in this process.
+
+    function: at the top of a module, of one argument; arguments and results must pickle. Raises what a task raised, and
+    FileError DAT-060 where a worker died.
+    """
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        for number, task in enumerate(tasks):
+            yield number, function(task)
+        return
+    with contextlib.ExitStack() as stack:
+        pool = [stack.enter_context(_Worker(function)) for _ in range(workers)]
+        selector = stack.enter_context(selectors.DefaultSelector())
+        waiting = iter(enumerate(tasks))
+        for worker in pool:
+            if worker.start(next(waiting, None)):
+                selector.register(worker.answers, selectors.EVENT_READ, worker)
+        while selector.get_map():
+            for key, _ in selector.select():
+                worker: _Worker = key.data
+                yield worker.number, worker.result()
+                if not worker.start(next(waiting, None)):
+                    selector.unregister(worker.answers)
+
+
+class _Worker:
+    """A process that answers one task after the other; leaving the block ends it."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        paths = os.pathsep.join(path for path in sys.path if path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, function.__module__, function.__name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._tasks, self.answers = self._process.stdin, self._process.stdout
+        self.number = -1
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._tasks, self.answers):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def start(self, task: tuple[int, Any] | None) -> bool:
+        if task is None:
+            return False
+        self.number, argument = task
+        with contextlib.suppress(BrokenPipeError):  # a dead worker is met when its answer is read
+            _send(self._tasks, argument)
+        return True
+
+    def result(self) -> Any:
+        answer = _receive(self.answers)
+        if answer is None:
+            code = self._process.wait()
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            raise FileError(
+                "DAT-060",
+                f"a worker of the preparation {how}",
+                expected="workers that live until their part is done",
+                fix="free some memory, or set data.workers: 1, and run the same command again: finished parts are kept",
+            )
+        value, error = answer
+        if error is not None:
+            raise error
+        return value
+
+
+def _send(pipe: IO[bytes], value: Any) -> None:
+    data = pickle.dumps(value)
+    pipe.write(HEAD.pack(len(data)) + data)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> Any:
+    head = pipe.read(HEAD.size)
+    if len(head) < HEAD.size:
+        return None
+    data = pipe.read(HEAD.unpack(head)[0])
+    return pickle.loads(data) if len(data) == HEAD.unpack(head)[0] else None
+
+
+def _work() -> None:
+    # Ctrl-C reaches the whole group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not land among the answers
+    function = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])
+    tasks = sys.stdin.buffer
+    while (head := tasks.read(HEAD.size)) and len(head) == HEAD.size:
+        argument = pickle.loads(tasks.read(HEAD.unpack(head)[0]))
+        try:
+            answer = (function(argument), None)
+        except (TunesmithError, OSError, MemoryError) as error:
+            answer = (None, error)
+        _send(answers, answer)
+
+
+if __name__ == "__main__":
+    _work()
