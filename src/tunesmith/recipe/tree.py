@@ -288,6 +288,27 @@ class Data(Section):
     )
 
 
+class LocalCompute(Section):
+    """Rows are read and encoded on this machine."""
+
+    type: Literal["local"] = "local"
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
+        "auto", "Processes that read; auto: one per core.", owner="stages.prepare.spread", unit="processes", other=2
+    )
+
+
+class RayCompute(Section):
+    """Rows are read and encoded by a Ray cluster whose nodes all see the data and the workspace under the same paths."""
+
+    type: Literal["ray"] = "ray"
+    address: str | None = key(
+        None,
+        "Address of the cluster; null: RAY_ADDRESS, else one on this machine.",
+        owner="stages.prepare.cluster",
+        other="ray://head:10001",
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------- train
 
 
@@ -1009,6 +1030,11 @@ class Recipe(Section):
         Lora, "lora trains small matrices beside frozen weights; full trains every weight.", owner="modeling.adapters"
     )
     data: Data = key(doc="The rows and what happens to them.", owner="stages.prepare")
+    compute: Annotated[LocalCompute | RayCompute, Field(discriminator="type")] = key(
+        LocalCompute,
+        "Where rows are read and encoded: local, or ray. What is made does not depend on it.",
+        owner="stages.prepare.spread",
+    )
     train: Train = key(Train, "The training loop.", owner="stages.train")
     evaluate: Evaluate = key(Evaluate, "How base and tuned model are compared.", owner="stages.evaluate")
     gate: Gate = key(Gate, "What a model must show before it is exported or served.", owner="stages.evaluate.gate")

@@ -11,24 +11,27 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from tunesmith.runs import durable
 
-SUFFIX = ".arrow"
-
-
 def stem_of(folder: Path | str, number: int) -> Path:
+    """A part's own folder."""
     return Path(folder) / f"{number:05d}"
 
 
 def make(folder: Path | str, number: int, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Writes a part by `write(path) -> facts` and then its facts, which say that it is whole. Returns the facts."""
+    """Fills a part's folder by `write(path) -> facts` and then writes its facts, which say that it is whole."""
     stem = stem_of(folder, number)
     aside = stem.with_suffix(".tmp")
-    facts = write(aside)
-    facts = {**facts, "sha256": durable.hash_file(aside)}
-    aside.rename(stem.with_suffix(SUFFIX))
-    aside.write_text(json.dumps(facts))
-    aside.rename(stem.with_suffix(".json"))
+    for left in (aside, stem):  # of a start that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    aside.mkdir()
+    facts = {**write(aside), "hashes": _hashes(aside)}
+    aside.rename(stem)
+    told = stem.with_suffix(".json.tmp")
+    told.write_text(json.dumps(facts))
+    told.rename(stem.with_suffix(".json"))
     return facts
 
 
@@ -37,16 +40,30 @@ def finished(folder: Path | str, number: int) -> dict[str, Any] | None:
     stem = stem_of(folder, number)
     try:
         facts = json.loads(stem.with_suffix(".json").read_bytes())
-        return facts if durable.hash_file(stem.with_suffix(SUFFIX)) == facts["sha256"] else None
+        return facts if _hashes(stem) == facts["hashes"] else None
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {path.name: durable.hash_file(path) for path in sorted(folder.iterdir())}
 
 
 def move(aside: Path, folder: Path, count: int) -> None:
     """Moves the parts into an artifact's folder."""
     folder.mkdir()
     for number in range(count):
-        stem_of(aside, number).with_suffix(SUFFIX).rename(stem_of(folder, number).with_suffix(SUFFIX))
+        stem_of(aside, number).rename(stem_of(folder, number))
+
+
+def open_table(path: Path) -> pa.Table:
+    """An Arrow file by memory map."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
 
 
 @contextlib.contextmanager
@@ -71,5 +88,5 @@ def folder_for(artifact: Path) -> Iterator[Path]:
 
 
 def describe(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A part's facts without its hash, which the artifact's manifest has."""
-    return {name: value for name, value in facts.items() if name != "sha256"}
+    """A part's facts without its hashes, which the artifact's manifest has."""
+    return {name: value for name, value in facts.items() if name != "hashes"}

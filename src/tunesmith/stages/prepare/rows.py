@@ -1,8 +1,8 @@
 """The Rows artifact: everything that was read, normalised and keyed in columns, before any decision.
 
-    rows.json            sources, files, parts with their counts
-    parts/00000.arrow    a part (schema in `layout`): some bytes of one file, cut by size and not by the number of workers
-    rejects.jsonl        the bad rows alone, to mend
+    rows.json                 sources, files, parts with their counts
+    parts/00000/rows.arrow    a part (schema in `layout`): some bytes of one file, cut by size and not by the number of workers
+    rejects.jsonl             the bad rows alone, to mend
 
 A part is a pure function of its task, so parts are made in any order by any number of processes.
 """
@@ -25,7 +25,7 @@ from tunesmith.recipe import Source
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.layout import KEY, PART, TURN
 from tunesmith.stages.prepare.reader import Bad, Parsed, Piece, files_of, pieces_of, read_piece
-from tunesmith.stages.prepare.spread import spread
+from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.example import Example, content_key, prompt_key
 from tunesmith.text.formats import FormatProblem, to_columns
 
@@ -62,7 +62,7 @@ def make_part(task: PartTask) -> dict[str, Any]:
     def write(path: Path) -> dict[str, Any]:
         rows = lines = 0
         formats: Counter[str | None] = Counter()
-        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, PART) as writer:
+        with pa.OSFile(str(path / "rows.arrow"), "wb") as out, pa.ipc.new_file(out, PART) as writer:
             for batch in _batches(task):
                 formats.update(batch.formats)
                 writer.write_batch(batch.to_arrow(rows, task))
@@ -198,7 +198,7 @@ def part_tasks(sources: Sequence[Source], folder: Path) -> tuple[list[PartTask],
 
 
 def write_rows(
-    sources: Sequence[Source], aside: Path, folder: Path, workers: int, on_rows: Callable[[int], None]
+    sources: Sequence[Source], aside: Path, folder: Path, compute: Compute, on_rows: Callable[[int], None]
 ) -> dict[str, Any]:
     """Fills `folder` with the Rows of all sources. Returns counts: rows, bad, formats, parts_kept.
 
@@ -209,7 +209,7 @@ def write_rows(
     known = {task.number: facts for task in tasks if (facts := parts.finished(aside, task.number)) is not None}
     kept, done = len(known), sum(facts["rows"] for facts in known.values())
     left = [task for task in tasks if task.number not in known]
-    for place, facts in spread(make_part, left, workers):
+    for place, facts in compute.spread(make_part, left):
         known[left[place].number] = facts
         done += facts["rows"]
         on_rows(done)
@@ -267,8 +267,7 @@ class Rows:
 
     def part(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A part's rows, good and bad; `row` and `position` as they are over all parts."""
-        path = parts.stem_of(self.folder / "parts", number).with_suffix(parts.SUFFIX)
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = parts.open_table(parts.stem_of(self.folder / "parts", number) / "rows.arrow")
         if columns is not None:
             table = table.select(list(columns))
         facts = self.parts[number]

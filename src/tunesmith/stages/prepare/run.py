@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,10 @@ from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.accounts import QUARANTINED, Accounts
 from tunesmith.stages.prepare.assemble import Selection, assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
-from tunesmith.stages.prepare.encoder import Encoder
 from tunesmith.stages.prepare.externals import source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.rows import Rows, write_rows
-from tunesmith.stages.prepare.spread import cores
-from tunesmith.stages.prepare.tokens import Tokens, write_tokens
+from tunesmith.stages.prepare.spread import Compute, cores
+from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, write_tokens
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
 READER_VERSION = 3
@@ -43,6 +43,14 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     return {"rows": rows_artifact, "tokens": tokens_artifact, "dataset": dataset}
 
 
+def compute_of(spec: Recipe) -> Compute:
+    """Where the parts are made, as the recipe says."""
+    asked = spec.compute
+    if asked.type == "ray":
+        return Compute(cluster=asked.address or "")
+    return Compute(cores() if asked.workers == "auto" else asked.workers)
+
+
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
@@ -61,7 +69,7 @@ def _rows(spec: Recipe, run: Run) -> Artifact:
             parts.folder_for(run.store.folder("Rows", fingerprint(made_of))) as aside,
             run.store.create("Rows", fingerprint(made_of), producer=producer) as draft,
         ):
-            draft.notes |= write_rows(spec.data.sources, aside, draft.path, cores(), tell)
+            draft.notes |= write_rows(spec.data.sources, aside, draft.path, compute_of(spec), tell)
         assert draft.artifact is not None
         found = draft.artifact
     run.record("prepare", "prepare/rows", found.notes["rows"], unit="rows")
@@ -131,7 +139,11 @@ def _tokens(
             parts.folder_for(run.store.folder("Tokens", fingerprint(made_of))) as aside,
             run.store.create("Tokens", fingerprint(made_of), producer=producer) as draft,
         ):
-            draft.notes |= write_tokens(rows, Encoder(tokenizer, spec.data.learn), aside, draft.path, tell)
+            model = spec.model
+            task = EncodeTask(
+                0, str(rows.folder), str(aside), model.base, model.revision, model.template, spec.data.learn
+            )
+            draft.notes |= write_tokens(rows, task, draft.path, replace(compute_of(spec), workers=1), tell)
         assert draft.artifact is not None
         found = draft.artifact
         encoded = found.notes["encoded"]

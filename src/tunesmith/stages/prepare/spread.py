@@ -1,6 +1,6 @@
-"""Pure functions of one task over the cores of this machine: each result as it is ready, in whatever order.
+"""Pure functions of one task over the cores of this machine, or over a Ray cluster: results as they are ready, in any order.
 
-Workers are fresh interpreters that import the function's module alone. No fork: tokenizers and torch keep threads. No
+What a task makes depends on the task alone, so the bytes are the same on any number of workers. Local workers are fresh interpreters that import the function's module alone. No fork: tokenizers and torch keep threads. No
 `multiprocessing`: its workers run the user's own script again where that has no main guard.
 """
 
@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 from tunesmith.errors import FileError, TunesmithError
@@ -26,6 +27,26 @@ HEAD = struct.Struct("!Q")
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where parts are made. workers: processes on this machine. cluster: Ray's address instead, "" where Ray shall find it."""
+
+    workers: int = 1
+    cluster: str | None = None
+
+    def spread(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """(number of the task, its result) of each task, as they finish.
+
+        function: at the top of a module, of one argument; arguments and results must pickle. Raises what a task raised.
+        """
+        if self.cluster is not None:
+            # Here, so that only who asks for a cluster needs ray.
+            from tunesmith.stages.prepare.cluster import spread_on_ray
+
+            return spread_on_ray(function, tasks, self.cluster)
+        return spread(function, tasks, self.workers)
 
 
 def spread(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> Iterator[tuple[int, Any]]:

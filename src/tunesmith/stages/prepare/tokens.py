@@ -1,23 +1,27 @@
 """The Tokens artifact: every good row encoded once; no filter or threshold is part of it.
 
-    tokens.json          parts with their counts, and how they were encoded
-    parts/00000.arrow    one line per row of the part of Rows with the same number (schema below)
+    tokens.json                 parts with their counts, and how they were encoded
+    parts/00000/tokens.arrow    one line per row of the part of Rows with the same number (schema below)
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from tunesmith import hub
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.encoder import EncodedBatch, Encoder, Turns
 from tunesmith.stages.prepare.rows import Rows
+from tunesmith.stages.prepare.spread import Compute
+from tunesmith.text.tokenizers import load_tokenizer
 
 SCHEMA = 1
 BATCH_ROWS = 8192
@@ -54,41 +58,65 @@ class PartTokens:
         return np.diff(self.offsets)
 
 
+@dataclass(frozen=True)
+class EncodeTask:
+    """What the tokens of a part are made of. rows, folder: the Rows artifact, and where the part goes."""
+
+    number: int
+    rows: str
+    folder: str
+    base: str
+    revision: str | None
+    template: str
+    learn: Any
+
+
+def encode_part(task: EncodeTask) -> dict[str, Any]:
+    """Encodes the rows of one part of Rows into a part of Tokens; returns its counts."""
+    rows, encoder = Rows(Path(task.rows)), encoder_of(task.base, task.revision, task.template, task.learn)
+
+    def write(path: Path) -> dict[str, Any]:
+        table = rows.part(task.number, ("turns", "extra", "problem"))
+        refused = 0
+        with pa.OSFile(str(path / "tokens.arrow"), "wb") as out, pa.ipc.new_file(out, PART) as writer:
+            for first in range(0, table.num_rows, BATCH_ROWS):
+                batch = table.slice(first, BATCH_ROWS)
+                done = encoder.encode(turns_of(batch))
+                writer.write_batch(_to_arrow(done, batch.num_rows))
+                refused += len(done.refused)
+        return {"rows": table.num_rows, "encoded": table["problem"].null_count - refused, "refused": refused}
+
+    return parts.make(task.folder, task.number, write)
+
+
+@lru_cache(maxsize=4)
+def encoder_of(base: str, revision: str | None, template: str, learn: Any) -> Encoder:
+    """The encoder of a model's tokenizer and a template: made once per process, as proofs and compiled shapes are its own."""
+    return Encoder(load_tokenizer(hub.resolve(base, revision, weights=False), template), learn)
+
+
 def write_tokens(
-    rows: Rows, encoder: Encoder, aside: Path, folder: Path, on_rows: Callable[[int], None]
+    rows: Rows, task: EncodeTask, folder: Path, compute: Compute, on_rows: Callable[[int], None]
 ) -> dict[str, Any]:
     """Fills `folder` with the Tokens of all rows. Returns counts: encoded (of this start), refused, parts_kept.
 
-    on_rows: called with the rows encoded so far every few thousand rows; may raise to stop, and finished parts are kept.
+    task: of any part; the others are like it. on_rows: called with the rows encoded so far after each part; may raise to stop,
+    and finished parts are kept.
     """
-    counts: list[dict[str, Any]] = []
-    encoded = kept = 0
-    for number in range(len(rows.parts)):
-        facts = parts.finished(aside, number)
-        if facts is None:
-            facts = parts.make(aside, number, lambda path, number=number: _write(rows, number, encoder, path, on_rows, encoded))
-            encoded += facts["encoded"]
-        else:
-            kept += 1
-        counts.append(parts.describe(facts))
+    aside = Path(task.folder)
+    known = {number: facts for number in range(len(rows.parts)) if (facts := parts.finished(aside, number)) is not None}
+    kept, done = len(known), sum(facts["rows"] for facts in known.values())
+    left = [replace(task, number=number) for number in range(len(rows.parts)) if number not in known]
+    encoded = 0
+    for place, facts in compute.spread(encode_part, left):
+        known[left[place].number] = facts
+        encoded += facts["encoded"]
+        done += facts["rows"]
+        on_rows(done)
+    counts = [parts.describe(known[number]) for number in range(len(rows.parts))]
     parts.move(aside, folder / "parts", len(counts))
     (folder / "tokens.json").write_text(json.dumps({"schema": SCHEMA, "parts": counts}))
     return {"encoded": encoded, "refused": sum(part["refused"] for part in counts), "parts_kept": kept}
-
-
-def _write(
-    rows: Rows, number: int, encoder: Encoder, path: Path, on_rows: Callable[[int], None], before: int
-) -> dict[str, Any]:
-    table = rows.part(number, ("turns", "extra", "problem"))
-    refused = 0
-    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, PART) as writer:
-        for first in range(0, table.num_rows, BATCH_ROWS):
-            batch = table.slice(first, BATCH_ROWS)
-            done = encoder.encode(turns_of(batch))
-            writer.write_batch(_to_arrow(done, batch.num_rows))
-            refused += len(done.refused)
-            on_rows(before + first + batch.num_rows)
-    return {"rows": table.num_rows, "encoded": table["problem"].null_count - refused, "refused": refused}
 
 
 def turns_of(table: pa.Table) -> Turns:
@@ -131,8 +159,7 @@ class Tokens:
         self.parts: list[dict[str, Any]] = json.loads((self.folder / "tokens.json").read_bytes())["parts"]
 
     def part(self, number: int) -> PartTokens:
-        path = parts.stem_of(self.folder / "parts", number).with_suffix(parts.SUFFIX)
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = parts.open_table(parts.stem_of(self.folder / "parts", number) / "tokens.arrow")
         ids, offsets = _flat(table["ids"])
         spans, _ = _flat(table["spans"])
         weights, span_offsets = _flat(table["weights"])
