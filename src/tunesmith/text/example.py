@@ -72,25 +72,3 @@ def _hash(content: Any) -> str:
     return hashlib.blake2b(
         json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"), digest_size=16
     ).hexdigest()
-
-
-# TEMPORARY until the readers' branch lands
-TEXT = 4
-
-
-def _from_columns(roles, contents, extra, meta):
-    learn = (extra or {}).get("learn") or [None] * len(roles)
-    if list(roles) == [TEXT]:
-        return Example(text=contents[0], meta=meta or {})
-    return Example(tuple(Message(ROLES[r], c, l) for r, c, l in zip(roles, contents, learn)), meta=meta or {})
-
-
-Example.from_columns = staticmethod(_from_columns)
-
-
-def content_key(roles, contents, extra):
-    return bytes.fromhex(_from_columns(roles, contents, extra, None).content_hash())
-
-
-def prompt_key(roles, contents, extra):
-    return bytes.fromhex(_from_columns(roles, contents, extra, None).prompt_hash())

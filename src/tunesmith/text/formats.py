@@ -249,14 +249,3 @@ def _checked(example: Example) -> Example:
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
-# TEMPORARY until the readers' branch lands
-def to_columns(row, asked="auto", fields=None):
-    example, form = to_example(row, asked, fields)
-    meta = {k: v for k, v in example.meta.items() if isinstance(v, (int, float, str, bool, type(None)))}
-    if example.text is not None:
-        return form, [4], [example.text], None, meta or None
-    learn = [m.learn for m in example.messages]
-    extra = {"learn": learn} if any(l is not None for l in learn) else None
-    return form, [ROLES.index(m.role) for m in example.messages], [m.content for m in example.messages], extra, meta or None

@@ -388,20 +388,3 @@ def _texts(data: bytes) -> Iterator[Parsed | Bad]:
                     line, position, offset, error.start + 1, "DAT-024", what, "UTF-8", "iconv -f LATIN1 -t UTF-8"
                 )
         offset += len(line) + 1
-
-
-# TEMPORARY until the readers' branch lands
-@dataclass(frozen=True)
-class Piece:
-    path: str
-
-    def lines(self) -> int:
-        return 0
-
-
-def pieces_of(path: Path) -> list[Piece]:
-    return [Piece(str(path))]
-
-
-def read_piece(piece: Piece) -> Iterator[Parsed | Bad]:
-    return read_rows(Path(piece.path))

@@ -24,23 +24,27 @@ import pyarrow as pa
 from tunesmith.recipe import Source
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.layout import KEY, PART, TURN
-from tunesmith.stages.prepare.reader import Bad, Parsed, Piece, files_of, pieces_of, read_piece
+from tunesmith.stages.prepare.reader import Bad, Parsed, files_of, parts_of, read_part
 from tunesmith.stages.prepare.spread import Compute
-from tunesmith.text.example import Example, content_key, prompt_key
+from tunesmith.text.example import Example
 from tunesmith.text.formats import FormatProblem, to_columns
+from tunesmith.text.keys import content_key, prompt_key
 
 SCHEMA = 1
 BATCH_ROWS = 8192
+PART_BYTES = 8 * 1024**2  # some seconds of work at the slowest
 
 
 @dataclass(frozen=True)
 class PartTask:
-    """What a part is made of. source, file: their numbers. folder: where the part's files go."""
+    """What a part is made of. source, file: their numbers. start, end: bytes of the file. folder: where parts go."""
 
     number: int
     source: int
     file: int
-    piece: Piece
+    path: str
+    start: int
+    end: int
     format: str
     fields: dict[str, str]
     folder: str
@@ -151,13 +155,26 @@ class _Batch:
 
 def _batches(task: PartTask) -> Iterator[_Batch]:
     batch = _Batch()
-    for found in read_piece(task.piece):
+    for found in read_part(Path(task.path), task.start, task.end):
         batch.add(found, task.format, task.fields)
         if len(batch.positions) >= BATCH_ROWS:
             yield batch
             batch = _Batch()
-    batch.lines = task.piece.lines()
+    batch.lines = _count_lines(task)
     yield batch
+
+
+def _count_lines(task: PartTask) -> int:
+    """Line ends of the part; 0 where no other part of the file follows."""
+    if task.end < 0:
+        return 0
+    lines, left = 0, task.end - task.start
+    with open(task.path, "rb") as file:
+        file.seek(task.start)
+        while left and (data := file.read(min(left, 1 << 20))):
+            lines += data.count(b"\n")
+            left -= len(data)
+    return lines
 
 
 def _problem(told: Bad | FormatProblem, column: int, offset: int, raw: str) -> str:
@@ -190,8 +207,10 @@ def part_tasks(sources: Sequence[Source], folder: Path) -> tuple[list[PartTask],
     for number, source in enumerate(sources):
         for path in files_of(source.path):
             tasks += [
-                PartTask(len(tasks) + at, number, len(files), piece, source.format, dict(source.fields), str(folder))
-                for at, piece in enumerate(pieces_of(path))
+                PartTask(
+                    len(tasks) + at, number, len(files), str(path), *part, source.format, dict(source.fields), str(folder)
+                )
+                for at, part in enumerate(parts_of(path, PART_BYTES))
             ]
             files.append(str(path))
     return tasks, files
