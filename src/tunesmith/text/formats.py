@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunesmith.text.example import ROLES, Example, Message
 
@@ -66,16 +66,32 @@ def recognise(row: Mapping[str, Any]) -> str:
     )
 
 
+class Columns(NamedTuple):
+    """A row as a part of Rows stores it; see Example.to_columns. meta: the other columns that hold one value."""
+
+    format: str
+    roles: list[int]
+    contents: list[str]
+    extra: dict[str, Any] | None
+    meta: dict[str, Any] | None
+
+
 def to_example(row: Any, asked: str = "auto", fields: Mapping[str, str] | None = None) -> tuple[Example, str]:
-    """(example, format) of a parsed row. fields: our name -> the row's column. Raises FormatProblem TXT-0xx."""
+    """(example, format) of a parsed row; see to_columns."""
+    form, *columns = to_columns(row, asked, fields)
+    return Example.from_columns(*columns), form
+
+
+def to_columns(row: Any, asked: str = "auto", fields: Mapping[str, str] | None = None) -> Columns:
+    """A parsed row as columns. fields: our name -> the row's column. Raises FormatProblem TXT-0xx."""
     if not isinstance(row, dict):
         raise FormatProblem("TXT-002", f"the row is {_kind(row)}", "an object with named columns", "one object per row")
     if fields:
         row = _rename(row, fields)
     form = recognise(row) if asked == "auto" else asked
     example = MAKERS[form](row)
-    meta = {key: value for key, value in row.items() if key not in KNOWN}
-    return Example(example.messages, example.text, meta), form
+    meta = {key: value for key, value in row.items() if key not in KNOWN and not isinstance(value, (dict, list))}
+    return Columns(form, *example.to_columns()[:3], meta or None)
 
 
 def _rename(row: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -75,6 +75,43 @@ def files_of(path: str) -> list[Path]:
             fix="check the path; a relative one starts at the recipe's folder",
         )
     return found
+
+
+class Part(NamedTuple):
+    """A stretch of a file that is read alone. end: -1 where the file is read whole."""
+
+    start: int
+    end: int
+
+
+PART_BYTES = 32 * 1024**2
+
+
+def parts_of(path: Path, part_bytes: int = PART_BYTES) -> list[Part]:
+    """JSON Lines in stretches that end with a line; every other kind in one."""
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        return [Part(0, -1)]
+    size = path.stat().st_size
+    parts, start = [], 0
+    with path.open("rb") as file:
+        while size - start > part_bytes:
+            file.seek(start + part_bytes - 1)
+            file.readline()
+            parts.append(Part(start, file.tell()))
+            start = file.tell()
+    return [*parts, Part(start, size)] if start < size or not parts else parts
+
+
+def read_part(path: Path, start: int, end: int) -> Iterator[Parsed | Bad]:
+    """The positions of one part, counted from the part's beginning (lines from 1); offsets are those of the file."""
+    if end < 0 or (start == 0 and end == path.stat().st_size):
+        yield from read_rows(path)
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(end - start)
+    for row in _lines(data):
+        yield replace(row, offset=row.offset + start)
 
 
 def read_rows(path: Path) -> Iterator[Parsed | Bad]:
