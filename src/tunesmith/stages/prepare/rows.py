@@ -271,10 +271,14 @@ def _write_rejects(folder: Path) -> None:
 
 
 class Rows:
-    """Reads a Rows artifact by memory map. Rows are numbered over all parts, in order."""
+    """Reads a Rows artifact by memory map. Rows are numbered over all parts, in order.
 
-    def __init__(self, folder: Path) -> None:
+    rewritten: folder of parts that read otherwise after redaction (`judged`).
+    """
+
+    def __init__(self, folder: Path, rewritten: Path | None = None) -> None:
         self.folder = Path(folder)
+        self.rewritten = rewritten
         described = json.loads((self.folder / "rows.json").read_bytes())
         self.sources: list[dict[str, Any]] = described["sources"]
         self.files: list[str] = described["files"]
@@ -286,6 +290,10 @@ class Rows:
 
     def part(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A part's rows, good and bad; `row` and `position` as they are over all parts."""
+        changed = parts.stem_of(self.rewritten / "parts", number) / "rows.arrow" if self.rewritten else None
+        if changed is not None and changed.is_file():
+            table = parts.open_table(changed)
+            return table if columns is None else table.select(list(columns))
         table = parts.open_table(parts.stem_of(self.folder / "parts", number) / "rows.arrow")
         if columns is not None:
             table = table.select(list(columns))
