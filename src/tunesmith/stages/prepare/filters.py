@@ -22,6 +22,7 @@ class Drop:
     value: float | str | None = None
     threshold: float | str | None = None
     kept_twin: int | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tunesmith.text.formats import FormatProblem, to_example
 class Row:
     """One source position: good with an example, or bad with a problem.
 
-    row: its number over all sources, and its line in the ledger. split: as the source says, auto where it does not.
+    row: its number over all sources, and its line in the ledger. source_number: place of its source in the recipe. split: as the source says, auto where it does not.
     characters: over all turns. All decisions about rows need no example, so `check` keeps rows without theirs.
     """
 
@@ -34,6 +34,7 @@ class Row:
     key: str = ""
     prompt_key: str = ""
     characters: int = 0
+    source_number: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,20 +49,22 @@ class Row:
 def read_all(spec: Recipe, on_progress: Callable[[int], None]) -> Iterator[Row]:
     """Every position of every source, in order. on_progress: called with the count every few thousand rows."""
     count = 0
-    for source in spec.data.sources:
+    for place, source in enumerate(spec.data.sources):
         for path in files_of(source.path):
-            for row in read_file(source, path, count):
+            for row in read_file(source, path, count, place):
                 yield row
                 count += 1
                 if count % 5000 == 0:
                     on_progress(count)
 
 
-def read_file(source: Source, path: Path, first: int = 0) -> Iterator[Row]:
-    """Every position of one file of a source; `first` is the number of its first row."""
+def read_file(source: Source, path: Path, first: int = 0, place: int = 0) -> Iterator[Row]:
+    """Every position of one file of a source; `first` is the number of its first row, `place` that of the source."""
     name = source.name or _stem(path)
     for number, found in enumerate(read_rows(path), first):
-        yield _row(number, source, name, path.name, found)
+        row = _row(number, source, name, path.name, found)
+        row.source_number = place
+        yield row
 
 
 def _stem(path: Path) -> str:

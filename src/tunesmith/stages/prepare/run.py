@@ -16,12 +16,12 @@ from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
 from tunesmith.stages.prepare.externals import source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.filters import Drop
+from tunesmith.stages.prepare.from_rows import Chosen, select_rows
 from tunesmith.stages.prepare.rows import Row, read_all, read_back, write_rows
-from tunesmith.stages.prepare.select import Selection, select
 from tunesmith.stages.prepare.tokens import Tokens, encode_rows
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
-READER_VERSION = 2
+READER_VERSION = 3
 SHOWN_PER_CODE = 3
 
 
@@ -30,7 +30,9 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     rows_artifact = _rows(spec, run)
     rows = list(read_back(rows_artifact.path))
     _judge_bad_rows(spec, run, rows)
-    selection = select(rows, spec)
+    selection = select_rows(rows, spec)
+    if selection.asked is not None:
+        raise selection.asked
     _leave_if_asked(run, "before tokenising")
 
     files = hub.resolve(spec.model.base, spec.model.revision, weights=False)
@@ -47,7 +49,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
 
 
 def _rows(spec: Recipe, run: Run) -> Artifact:
-    sources = [source.model_dump(exclude={"path"}) for source in spec.data.sources]
+    sources = [source.model_dump(exclude={"path", "limit", "repeat", "weight"}) for source in spec.data.sources]
     made_of = {"reader": READER_VERSION, "sources": sources, "files": source_hashes(spec)}
     found = run.store.find("Rows", fingerprint(made_of))
     if found is None:
@@ -166,7 +168,7 @@ def _dataset(
     spec: Recipe,
     run: Run,
     rows: list[Row],
-    selection: Selection,
+    selection: Chosen,
     tokens: Tokens,
     tokenizer: Tokenizer,
     inputs: tuple[Artifact, ...],
@@ -193,7 +195,7 @@ def _dataset(
     return draft.artifact
 
 
-def _account(row: Row, spec: Recipe, selection: Selection, tokens: Tokens, writer: DatasetWriter) -> dict[str, Any]:
+def _account(row: Row, spec: Recipe, selection: Chosen, tokens: Tokens, writer: DatasetWriter) -> dict[str, Any]:
     """The row's ledger entry; a used row goes to the writer."""
     entry: dict[str, Any] = {
         "row": row.row,
@@ -204,11 +206,13 @@ def _account(row: Row, spec: Recipe, selection: Selection, tokens: Tokens, write
         "key": row.key,
         "status": "used",
         "rule": None,
+        "detail": None,
         "value": None,
         "threshold": None,
         "kept_twin": None,
         "tokens": None,
         "learned": None,
+        "copies": 0,
     }
     if row.problem:
         return {**entry, "status": "quarantined", "rule": row.problem["code"], "value": row.problem["what"]}
@@ -223,7 +227,9 @@ def _account(row: Row, spec: Recipe, selection: Selection, tokens: Tokens, write
         entry |= {"rule": "truncated", "value": len(ids), "threshold": spec.data.max_tokens}
         ids, spans = _cut(ids, spans, spec.data.max_tokens)
         entry["learned"] = learned_tokens(spans)
-    writer.add(ids, spans, row.row, entry["split"])
+    entry["copies"] = selection.copies[row.row]
+    for _ in range(entry["copies"]):
+        writer.add(ids, spans, row.row, entry["split"])
     return entry
 
 
