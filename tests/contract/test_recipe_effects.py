@@ -12,10 +12,10 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,9 +103,9 @@ def ledger(bench: Bench, overrides: tuple[str, ...]) -> Any:
     from tunesmith import hub
     from tunesmith.errors import QuestionError
     from tunesmith.stages.prepare.filters import filter_rows
+    from tunesmith.stages.prepare.from_rows import select_rows
     from tunesmith.stages.prepare.rows import read_all
     from tunesmith.stages.prepare.run import bad_rows_error, drop_by_tokens, first_of_each_code, learned_tokens
-    from tunesmith.stages.prepare.select import select
     from tunesmith.text.tokenizers import load_tokenizer
 
     spec = bench.recipe(overrides)
@@ -116,15 +116,18 @@ def ledger(bench: Bench, overrides: tuple[str, ...]) -> Any:
     if refused is not None:
         return refused.code
     try:
-        chosen = select(rows, spec, filter_rows(rows, spec))
+        chosen = select_rows(rows, spec, filter_rows(rows, spec))
     except QuestionError as question:
         return question.code
+    if chosen.asked is not None:
+        return chosen.asked.code
     tokenizer = load_tokenizer(hub.resolve(spec.model.base), spec.model.template)
     told = []
     for row in (row for row in rows if row.example is not None):
         ((ids, spans),) = tokenizer.encode_segments([tokenizer.encode_example(row.example, spec.data.learn)])
         drop = chosen.drops.get(row.row) or drop_by_tokens(len(ids), spans, spec)
         fate = [row.place, row.source, row.format, chosen.splits[row.row], drop.rule if drop else "used"]
+        fate.append(chosen.copies[row.row])
         told.append((*fate, len(ids), learned_tokens(spans)))
     return told
 
@@ -602,6 +605,9 @@ RERUNS = {
 ALL_MODEL = ("prepare", "train", "evaluate", "export")
 LATER = ("train", "evaluate", "export")  # they load the model
 SET_APART = ("data.on_bad_row=quarantine", "data.max_bad_share=0.2")
+MIXED = ("data.sources=[{path: rows.jsonl}, {path: other.jsonl}]", *SET_APART)
+APART = ("data.sources=[{path: rows.jsonl, split: train}, {path: test.jsonl, split: test}]", *SET_APART)
+NEAR = ("data.deduplicate=near", *APART)
 NINE = ("tune.trials=9",)
 WSD, PLATEAU = ("train.schedule=wsd",), ("train.schedule=plateau",)
 ANSWERS = ("train.validation={metrics: [exact_match], max_new_tokens: 3}",)
@@ -643,8 +649,24 @@ EFFECTS: dict[str, Effect] = {
     "data.filters.quality.column": Effect(ledger, SET_APART),
     "data.filters.quality.above": Effect(ledger, SET_APART),
     "data.filters.accept_drop_share": Effect(ledger, SHORT),
-    "data.deduplicate": Effect(ledger, SET_APART),
-    "data.leaks": Effect(ledger, SET_APART),
+    "data.sources.0.limit": Effect(ledger, MIXED),
+    "data.sources.0.repeat": Effect(ledger, MIXED),
+    "data.sources.0.weight": Effect(ledger, MIXED),
+    "data.mixture.temperature": Effect(ledger, MIXED),
+    "data.mixture.rows": Effect(ledger, MIXED),
+    "data.deduplicate.type": Effect(ledger, SET_APART, other="none"),
+    "data.deduplicate.conflicts": Effect(ledger, SET_APART),
+    "data.deduplicate.on": Effect(ledger, NEAR),
+    "data.deduplicate.threshold": Effect(ledger, NEAR),
+    "data.deduplicate.length": Effect(ledger, NEAR),
+    "data.deduplicate.unit": Effect(ledger, NEAR),
+    "data.leaks.type": Effect(ledger, SET_APART),
+    "data.leaks.near": Effect(ledger, APART),
+    "data.leaks.length": Effect(ledger, APART),
+    "data.leaks.overlap": Effect(ledger, APART),
+    "data.leaks.overlap_words": Effect(ledger, (*APART, "data.leaks.overlap=0.5")),
+    "data.leaks.against": Effect(ledger, ("data.sources=[rows.jsonl]", *SET_APART), other=["test.jsonl"]),
+    "data.split.stratify": Effect(ledger, SET_APART),
     "data.split.validation": Effect(ledger, SET_APART),
     "data.split.test": Effect(ledger, SET_APART),
     "data.max_tokens": Effect(ledger, SET_APART),
@@ -872,14 +894,39 @@ def _write_rows(folder: Path) -> None:
         "answer": "17",
         "text": "Talk.",
     }
+    rows += [
+        row(70, prompt=_words(1)),
+        row(70, prompt=_words(1, {29: "zebra"})),  # a near-duplicate
+        row(71, prompt=_words(2)),
+        row(72, prompt=_words(2, {29: "zebra"})),  # with another answer
+        row(73, prompt=_words(3)),
+        row(73, prompt=_words(3, {15: "zebra"})),  # farther apart
+        row(74, prompt=_words(4)),
+        row(75, prompt=_words(4)),  # a conflict
+        row(76, prompt=_words(5)),
+        row(77, prompt=_words(6)),
+        row(78, prompt=f"{_words(7)} {_words(8)} {_words(9)}"),
+        row(79, prompt=" ".join(_words(10).split()[:8])),
+    ]
     lines = [json.dumps(line) for line in [*rows, chat]]
     lines.insert(10, '{"prompt": ')
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     held_out = [rows[9], *(row(number) for number in range(100, 106))]
+    held_out += [
+        row(110, prompt=_words(5, {0: "zebra"})),  # near a training row
+        row(111, prompt=_words(6, {15: "zebra"})),  # farther away
+        row(112, prompt=_words(8)),  # inside a training row
+        row(113, prompt=" ".join(_words(10).split()[:10])),  # eight of its words are in a training row
+    ]
     (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
     (folder / "other.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in range(200, 220)))
     short = [{"prompt": f"{number}?", "completion": "Yes."} for number in range(20)]
     (folder / "short.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*short, *rows[10:40]]))
+
+
+def _words(text: int, changed: Mapping[int, str] = MappingProxyType({})) -> str:
+    """Thirty words that no other text has."""
+    return " ".join(changed.get(place, f"word{text}x{place}") for place in range(30))
 
 
 def _pipeline(bench: Bench) -> Any:

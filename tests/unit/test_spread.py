@@ -50,7 +50,7 @@ def test_a_mistake_arrives_with_its_code_and_place() -> None:
 
 def test_a_worker_that_dies_is_said_and_what_was_done_before_is_there() -> None:
     done = {}
-    with pytest.raises(FileError, match=r"DAT-060 a worker of the preparation was killed by SIGKILL"):
+    with pytest.raises(FileError, match=r"DAT-070 a worker of the preparation was killed by SIGKILL"):
         for number, value in spread(die, range(6), workers=2):
             done[number] = value
     assert done.items() <= {number: number for number in range(6)}.items()

@@ -605,6 +605,9 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for source in content["data"]["sources"]:
         if "://" not in source["path"]:
             source["path"] = str(folder / source["path"])
+    watched = content["data"]["leaks"]
+    if "against" in watched:
+        watched["against"] = [path if "://" in path else str(folder / path) for path in watched["against"]]
     base = content["model"]["base"]
     if base.startswith((".", "~")) or (folder / base).is_dir():
         content["model"]["base"] = str(folder / Path(base).expanduser())

@@ -154,6 +154,29 @@ class Source(Section):
         owner="text.formats",
         other={"prompt": "question", "completion": "answer"},
     )
+    limit: int | None = key(
+        None,
+        "At most so many rows of it are used, chosen by hash, so that added rows replace few.",
+        owner="stages.prepare.mixture",
+        unit="rows",
+        other=20,
+        ge=1,
+    )
+    repeat: float = key(
+        1.0,
+        "How often each of its training rows is seen in an epoch: 2.5 takes every row twice and half of them once more, 0.5 half of them.",
+        owner="stages.prepare.mixture",
+        other=2.0,
+        gt=0,
+        le=1000,
+    )
+    weight: float = key(
+        1.0,
+        "Weight of its training rows in the mixture: the share of a source is weight * rows ^ (1 / data.mixture.temperature) over their sum.",
+        owner="stages.prepare.mixture",
+        other=3.0,
+        gt=0,
+    )
 
 
 class LengthFilter(Section):
@@ -456,6 +479,124 @@ class Split(Section):
         ge=0,
         lt=1,
     )
+    stratify: str | None = key(
+        None,
+        "Holds the same share of every kind of row out: answer (equal answers are of a kind), or a column of the rows.",
+        owner="stages.prepare.splits",
+        other="answer",
+    )
+
+
+# What becomes of rows with the same prompt and different answers, where duplicates are looked for.
+def _conflicts() -> Any:
+    return key(
+        "report",
+        "Same prompt, different answers: report counts and shows them, keep_best keeps the best scored (else the first), drop leaves all of them out.",
+        owner="stages.prepare.duplicates",
+        other="drop",
+    )
+
+
+Conflicts = Literal["report", "keep_best", "drop"]
+
+
+class KeepDuplicates(Section):
+    type: Literal["none"] = "none"
+
+
+class ExactDuplicates(Section):
+    """One of several equal rows stays: the best scored, else the first."""
+
+    type: Literal["exact"] = "exact"
+    conflicts: Conflicts = _conflicts()
+
+
+class NearDuplicates(Section):
+    """One of several equal or alike rows stays: MinHash finds pairs, their Jaccard similarity decides, and what hangs together is one group."""
+
+    type: Literal["near"] = "near"
+    on: Literal["both", "prompt", "answer"] = key(
+        "both",
+        "Text that is compared: all turns, those before the last answer, or that answer.",
+        owner="stages.prepare.signatures",
+        other="prompt",
+    )
+    threshold: float = key(
+        0.8,
+        "Share of common runs of words (Jaccard) from which two rows are duplicates.",
+        owner="stages.prepare.signatures",
+        unit="share",
+        other=0.5,
+        gt=0.1,
+        le=1,
+    )
+    length: int = key(5, "Words, or characters, of a run.", owner="stages.prepare.signatures", other=2, ge=1, le=50)
+    unit: Literal["words", "characters"] = key(
+        "words",
+        "Runs of words, or of characters: these find more in texts of a few words.",
+        owner="stages.prepare.signatures",
+        other="characters",
+    )
+    conflicts: Conflicts = _conflicts()
+
+
+Duplicates = Annotated[KeepDuplicates | ExactDuplicates | NearDuplicates, Field(discriminator="type")]
+
+
+class KeepLeaks(Section):
+    type: Literal["keep"] = "keep"
+
+
+class DropLeaks(Section):
+    """Training rows that ask what is held out are left out, and alike rows stay on one side of a split."""
+
+    type: Literal["drop"] = "drop"
+    near: float | None = key(
+        0.8,
+        "Share of common runs of words (Jaccard) of two prompts from which one gives the other away; null: only equal prompts do.",
+        owner="stages.prepare.signatures",
+        unit="share",
+        other=None,
+        gt=0.1,
+        le=1,
+    )
+    length: int = key(5, "Words of a run.", owner="stages.prepare.signatures", other=2, ge=1, le=50)
+    overlap: float | None = key(
+        None,
+        "A training row goes that holds this share of a held-out prompt's runs of overlap_words words, wherever they stand in it.",
+        owner="stages.prepare.leaks",
+        unit="share",
+        other=0.5,
+        gt=0,
+        le=1,
+    )
+    overlap_words: int = key(13, "Words of such a run.", owner="stages.prepare.signatures", other=6, ge=3, le=50)
+    against: tuple[str, ...] = key(
+        (),
+        "Files, folders or globs with rows that must not be trained on, such as a public test set; they are not evaluated.",
+        owner="stages.prepare.against",
+        other=("other.jsonl",),
+    )
+
+
+Leaks = Annotated[DropLeaks | KeepLeaks, Field(discriminator="type")]
+
+
+class Mixture(Section):
+    """How much of each source an epoch holds. At its defaults every row once."""
+
+    temperature: Annotated[float, Field(ge=1)] | Literal["infinite"] = key(
+        1.0,
+        "1 leaves sources as large as they are, larger values draw them together, infinite goes by their weights alone.",
+        owner="stages.prepare.mixture",
+        other="infinite",
+    )
+    rows: Literal["same", "fewest", "most"] | Annotated[int, Field(ge=1)] = key(
+        "same",
+        "Training rows of an epoch once mixed: same as before, fewest (no row twice), most (no row left out), or a number.",
+        owner="stages.prepare.mixture",
+        other=30,
+    )
 
 
 class Data(Section):
@@ -486,18 +627,19 @@ class Data(Section):
         "A score for rows that bring none: none, heuristics, perplexity or difficulty; without a bound it is only measured.",
         owner="stages.prepare.cleaning",
     )
-    deduplicate: Literal["exact", "none"] = key(
-        "exact",
-        "exact keeps one of several equal rows (the best scored, else the first).",
-        owner="stages.prepare.frames",
+    deduplicate: Duplicates = key(
+        ExactDuplicates,
+        "exact keeps one of several equal rows (the best scored, else the first), near one of several alike ones too, none all.",
+        owner="stages.prepare.duplicates",
         other="none",
     )
-    leaks: Literal["drop", "keep"] = key(
-        "drop",
-        "drop takes training rows out whose prompt is also a validation or test prompt.",
-        owner="stages.prepare.frames",
+    leaks: Leaks = key(
+        DropLeaks,
+        "drop takes training rows out that ask what a validation or test row asks; keep leaves them in.",
+        owner="stages.prepare.leaks",
         other="keep",
     )
+    mixture: Mixture = key(Mixture, "How much of each source an epoch holds.", owner="stages.prepare.mixture")
     split: Split = key(
         Split, "Held-out shares of sources that do not say where they belong.", owner="stages.prepare.select"
     )

@@ -12,7 +12,7 @@ def spread_on_ray(function: Callable[[Any], Any], tasks: Sequence[Any], address:
     """As `spread.spread`, by the workers of the cluster at `address`; "": that RAY_ADDRESS names, else one on this machine.
 
     Every node must see the data and the workspace under the same paths. A task whose worker dies is tried again by Ray. Raises
-    UsageError DAT-061 without ray, FileError DAT-062 where a task's worker died for good.
+    UsageError DAT-071 without ray, FileError DAT-072 where a task's worker died for good.
     """
     ray = _ray(address)
     remote = ray.remote(max_retries=3)(function)
@@ -42,7 +42,7 @@ def _result(ray: Any, done: Any) -> Any:
         raise
     except ray.exceptions.RayError as error:
         raise FileError(
-            "DAT-062",
+            "DAT-072",
             f"a Ray worker did not finish its part: {str(error).splitlines()[0][:200]}",
             expected="workers that live until their part is done",
             fix="look at `ray status`, then run the same command again: finished parts are kept",
@@ -54,7 +54,7 @@ def _ray(address: str) -> Any:
         import ray
     except ModuleNotFoundError as error:
         raise UsageError(
-            "DAT-061",
+            "DAT-071",
             "compute: ray needs Ray, which is not installed",
             where="compute",
             expected="ray beside tunesmith",

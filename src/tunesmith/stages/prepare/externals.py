@@ -21,11 +21,17 @@ def externals(spec: Recipe, run: Run) -> dict[str, Any]:
     template = Path(spec.model.template)
     return {
         "sources": source_hashes(spec),
+        "against": [[_hash(path) for path in files_of(named)] for named in against(spec)],
         "tokenizer": tokenizer_hash(files),
         "template": _hash(template) if template.suffix == ".jinja" and template.is_file() else None,
         **({"base": files.fingerprint} if scores else {}),
         **({"pii_model": _hash_folder(Path(spec.data.filters.pii.model).expanduser())} if spec.data.filters.pii.model else {}),
     }
+
+
+def against(spec: Recipe) -> tuple[str, ...]:
+    """Files that must not be trained on."""
+    return spec.data.leaks.against if spec.data.leaks.type == "drop" else ()
 
 
 def source_hashes(spec: Recipe) -> list[list[str]]:

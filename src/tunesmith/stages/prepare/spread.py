@@ -53,7 +53,7 @@ def spread(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -
     """(number of the task, its result) of each task, as they finish. One worker or one task: here, in this process.
 
     function: at the top of a module, of one argument; arguments and results must pickle. Raises what a task raised, and
-    FileError DAT-060 where a worker died.
+    FileError DAT-070 where a worker died.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
@@ -114,7 +114,7 @@ class _Worker:
             code = self._process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
             raise FileError(
-                "DAT-060",
+                "DAT-070",
                 f"a worker of the preparation {how}",
                 expected="workers that live until their part is done",
                 fix="free some memory, or set data.workers: 1, and run the same command again: finished parts are kept",

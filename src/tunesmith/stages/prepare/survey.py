@@ -15,7 +15,9 @@ from typing import Any
 
 from tunesmith.errors import DataError, Findings
 from tunesmith.recipe import Recipe
+from tunesmith.recipe.tree import DropLeaks
 from tunesmith.stages.prepare.filters import Drop, apply_filters, question
+from tunesmith.stages.prepare.from_rows import Chosen, Shelf, select_rows
 from tunesmith.stages.prepare.reader import files_of
 from tunesmith.stages.prepare.slim import Row, read_file
 from tunesmith.stages.prepare.run import (
@@ -26,7 +28,6 @@ from tunesmith.stages.prepare.run import (
     refuse_nothing_left,
     split_statistics,
 )
-from tunesmith.stages.prepare.select import Selection, select
 from tunesmith.text.example import Example
 from tunesmith.text.templates import TemplateError
 from tunesmith.text.tokenizers import Tokenizer
@@ -37,13 +38,14 @@ FEW_ITEMS = 20  # with fewer answers an interval says next to nothing
 
 @dataclass
 class _Read:
-    """good, slim: rows without examples. bad: counts by code; first_bad: some of each. sample: rows with examples."""
+    """good: rows without examples; shelf: their texts in columns. bad: counts by code; first_bad: some of each. sample: rows with examples."""
 
     total: int = 0
     good: list[Row] = field(default_factory=list)
     bad: Counter[str] = field(default_factory=Counter)
     first_bad: list[Row] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
+    shelf: Shelf = field(default_factory=Shelf)
     by_key: list[tuple[int, int, Row, Example]] = field(default_factory=list)  # a heap, the largest key on top
     longest: list[tuple[int, int, Row, Example]] = field(default_factory=list)  # a heap, the shortest on top
 
@@ -56,6 +58,7 @@ class _Read:
             return
         assert row.example is not None
         self.formats[row.format] += 1
+        self.shelf.add(row)
         example, row.example = row.example, None
         self.good.append(row)
         _push(self.by_key, (-int(row.key, 16), row.row, row, example), SAMPLE)
@@ -98,11 +101,11 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
 def _rows(spec: Recipe, found: Findings) -> Iterator[Row]:
     """All rows of all files that can be read; each source or file that cannot is a problem of its own."""
     count = 0
-    for source in spec.data.sources:
+    for place, source in enumerate(spec.data.sources):
         with found.gathering():
             for path in files_of(source.path):
                 with found.gathering():
-                    for row in read_file(source, path, count):
+                    for row in read_file(source, path, count, place):
                         yield row
                         count += 1
 
@@ -116,7 +119,9 @@ def _judge(spec: Recipe, tokenizer: Tokenizer | None, read: _Read, found: Findin
         elif taken.drops:
             found.facts.append(f"the {taken.name} filter would drop {len(taken.drops):,} rows ({taken.share:.1%})")
         filtered |= taken.drops
-    selection = select(read.good, spec, filtered)
+    selection = select_rows(read.good, spec, filtered, read.shelf)
+    if selection.asked is not None:
+        found.add(selection.asked)
     encoded = _encode_sample(spec, tokenizer, read, selection, found) if tokenizer is not None else _Encoded()
     _tell_selection(spec, read, selection, found)
     with found.gathering():
@@ -126,7 +131,7 @@ def _judge(spec: Recipe, tokenizer: Tokenizer | None, read: _Read, found: Findin
     return encoded.statistics(left, selection)
 
 
-def _entry(row: Row, selection: Selection, by_tokens: dict[int, str]) -> dict[str, str | None]:
+def _entry(row: Row, selection: Chosen, by_tokens: dict[int, str]) -> dict[str, str | None]:
     drop = selection.drops.get(row.row)
     rule = drop.rule if drop else by_tokens.get(row.row)
     return {"status": "dropped" if rule else "used", "split": selection.splits[row.row], "rule": rule}
@@ -146,7 +151,7 @@ class _Encoded:
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     drawn: set[int] = field(default_factory=set)
 
-    def statistics(self, left: list[Row], selection: Selection) -> dict[str, Any] | None:
+    def statistics(self, left: list[Row], selection: Chosen) -> dict[str, Any] | None:
         """Of the training rows, as if all were like those of the sample; the longest one is the longest of all."""
         train = [row.row for row in left if selection.splits[row.row] == "train"]
         sizes = [self.sizes[number] for number in train if number in self.sizes and number in self.drawn]
@@ -157,7 +162,7 @@ class _Encoded:
         return {"splits": {"train": {**told, "max": max(self.sizes[n][0] for n in train if n in self.sizes)}}}
 
 
-def _encode_sample(spec: Recipe, tokenizer: Tokenizer, read: _Read, selection: Selection, found: Findings) -> _Encoded:
+def _encode_sample(spec: Recipe, tokenizer: Tokenizer, read: _Read, selection: Chosen, found: Findings) -> _Encoded:
     chosen = {n: pair for n, pair in read.sample.items() if n not in selection.drops}
     out = _Encoded(drawn={number for _, number, _, _ in read.by_key} & set(chosen))
     refused: dict[str, list[Row]] = {}
@@ -211,8 +216,8 @@ def _tell_encoded(spec: Recipe, encoded: _Encoded, num_rows: int, found: Finding
 # -------------------------------------------------------------------------------------------------------- what is left
 
 
-def _tell_selection(spec: Recipe, read: _Read, selection: Selection, found: Findings) -> None:
-    twins = sum(drop.rule == "duplicate" for drop in selection.drops.values())
+def _tell_selection(spec: Recipe, read: _Read, selection: Chosen, found: Findings) -> None:
+    twins = sum(drop.rule in ("duplicate", "near_duplicate") for drop in selection.drops.values())
     if twins:
         found.facts.append(f"{twins:,} duplicates would be dropped")
     leaks = [row for row in read.good if (drop := selection.drops.get(row.row)) and drop.rule == "leak"]
@@ -220,9 +225,9 @@ def _tell_selection(spec: Recipe, read: _Read, selection: Selection, found: Find
         found.facts.append(
             f"{len(leaks):,} rows would be dropped because their prompt is also held out, such as {leaks[0].place}"
         )
-    if spec.data.leaks == "keep":
-        strict = spec.model_copy(update={"data": spec.data.model_copy(update={"leaks": "drop"})})
-        dropped = select(read.good, strict, {row: drop for row, drop in selection.drops.items()}).drops
+    if spec.data.leaks.type == "keep":
+        strict = spec.model_copy(update={"data": spec.data.model_copy(update={"leaks": DropLeaks()})})
+        dropped = select_rows(read.good, strict, selection.drops, read.shelf).drops
         count = sum(drop.rule == "leak" for drop in dropped.values())
         if count:
             found.warnings.append(
@@ -230,7 +235,7 @@ def _tell_selection(spec: Recipe, read: _Read, selection: Selection, found: Find
             )
 
 
-def _tell_splits(spec: Recipe, read: _Read, selection: Selection, left: list[Row], found: Findings) -> None:
+def _tell_splits(spec: Recipe, read: _Read, selection: Chosen, left: list[Row], found: Findings) -> None:
     counts = Counter(selection.splits[row.row] for row in left)
     about = "about " if read.total > SAMPLE else ""
     found.facts.append(

@@ -1,0 +1,228 @@
+"""Which rows are equal, which are alike, and what hangs together, over all rows at once: sorted columns of hashes.
+
+No text and no Python object per row; one band of a MinHash is in memory at a time, sketches stay in their files until a
+pair asks for them. The answers do not depend on how rows were cut into parts.
+"""
+
+# N rows, P pairs
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from tunesmith.stages.prepare.signatures import SKETCH, View
+from tunesmith.stages.prepare.words import mixed
+
+NEIGHBOURS = 8  # rows of one band behind a row that it is compared with, besides the first ones of the band
+PAIRS = 50_000  # compared at a time
+
+# Tables of signatures of all parts in order, with the columns asked for; may be called again and again.
+Parts = Callable[[list[str]], Iterable[pa.Table]]
+
+
+def first_equals(*columns: np.ndarray) -> np.ndarray:
+    """int64 [N]: of each row the first one that is equal in all columns, itself where it is the first."""
+    num_rows = len(columns[0])
+    order = np.lexsort(columns)  # stable: equal rows stay in order
+    fresh = np.zeros(num_rows, bool)
+    if num_rows:
+        fresh[0] = True
+    for values in columns:
+        ordered = values[order]
+        fresh[1:] |= ordered[1:] != ordered[:-1]
+    found = np.empty(num_rows, np.int64)
+    found[order] = order[fresh][np.cumsum(fresh) - 1]
+    return found
+
+
+def best_of(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """int64 [N]: of each row the one of its group with the highest score, the first among equal ones.
+
+    groups: int64 [N] as first_equals gives them. scores: float64 [N]; NaN, no score, is below all others.
+    """
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    order = np.lexsort((-scores, groups))
+    starts = np.ones(len(groups), bool)
+    starts[1:] = groups[order][1:] != groups[order][:-1]
+    found = np.empty(len(groups), np.int64)
+    found[order] = order[starts][np.cumsum(starts) - 1]
+    return found
+
+
+def components(num_rows: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """int64 [N]: of each row the first one that it hangs together with over any number of pairs."""
+    label = np.arange(num_rows)
+    while True:
+        least = np.minimum(label[left], label[right])
+        before = label.copy()
+        # The labels of both ends take the least one, then every row that of its label.
+        np.minimum.at(label, before[left], least)
+        np.minimum.at(label, before[right], least)
+        np.minimum.at(label, left, least)
+        np.minimum.at(label, right, least)
+        label = label[label]
+        if np.array_equal(label, before):
+            return label
+
+
+# ------------------------------------------------------------------------------------------------------ alike pairs
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows left[p] < right[p] whose Jaccard similarity reaches the threshold."""
+
+    left: np.ndarray
+    right: np.ndarray
+    similarity: np.ndarray
+
+
+def alike(parts: Parts, view: View, rows: np.ndarray, apart: np.ndarray | None = None) -> Pairs:
+    """Pairs of `rows` that are alike by a view.
+
+    rows: bool [N], those that take part: one of several equal ones will do. apart: int [N], only rows with the same number
+    are paired. A pair at the threshold is missed with a chance below 1 - RECALL; where more than NEIGHBOURS rows share all
+    their bands, each is compared with the next ones and the first.
+    """
+    found = np.zeros(0, np.int64)
+    for band in range(view.bands[0]):
+        values, has = _column(parts, f"{view.name}/band{band:02d}", len(rows))
+        if apart is not None:
+            values = (values.view(np.uint64) ^ mixed(apart.astype(np.uint64) + np.uint64(1))).view(np.int64)
+        found = np.union1d(found, _share(values, np.flatnonzero(has & rows)))
+    left, right = np.divmod(found, len(rows)) if len(found) else (found, found)
+    similarity = similarities(parts, view, left, right)
+    enough = similarity >= view.threshold
+    return Pairs(left[enough], right[enough], similarity[enough])
+
+
+def _column(parts: Parts, name: str, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 [N] values, bool [N] where there is one)."""
+    values, has, done = np.zeros(num_rows, np.int64), np.zeros(num_rows, bool), 0
+    for table in parts([name]):
+        for chunk in table.column(name).chunks:
+            here = slice(done, done + len(chunk))
+            has[here] = chunk.is_valid().to_numpy(zero_copy_only=False)
+            values[here] = chunk.fill_null(0).to_numpy()
+            done += len(chunk)
+    assert done == num_rows, f"{done} signatures of {num_rows} rows"
+    return values, has
+
+
+def _share(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Pairs that share a value, as left * N + right, each once and ascending."""
+    order = rows[np.argsort(values[rows], kind="stable")]
+    same = values[order][1:] == values[order][:-1]
+    shared = np.append(same, False) | np.insert(same, 0, False) if len(order) else np.zeros(0, bool)
+    order = order[shared]
+    if not len(order):
+        return np.zeros(0, np.int64)
+    ordered = values[order]
+    fresh = np.insert(ordered[1:] != ordered[:-1], 0, True)
+    firsts = order[fresh][np.cumsum(fresh) - 1]
+    pairs = [_pair(firsts[~fresh], order[~fresh], len(values))]
+    for step in range(1, NEIGHBOURS + 1):
+        near = ordered[step:] == ordered[:-step]
+        pairs.append(_pair(order[:-step][near], order[step:][near], len(values)))
+    return np.unique(np.concatenate(pairs))
+
+
+def _pair(left: np.ndarray, right: np.ndarray, num_rows: int) -> np.ndarray:
+    return np.minimum(left, right) * num_rows + np.maximum(left, right)
+
+
+def similarities(parts: Parts, view: View, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """float64 [P]: Jaccard similarity of the grams of pairs of rows; estimated where a row has more than its sketch holds.
+
+    Of whole rows (`both`) the answers must be alike as well: two questions about one long passage are no duplicates.
+    """
+    found = np.ones(len(left))
+    if not len(left):
+        return found
+    for name in view.sketches:
+        sketches = Sketches.of(parts, name)
+        # By the left row: pairs that are compared together touch few pages of the files.
+        for first in range(0, len(left), PAIRS):
+            here = slice(first, first + PAIRS)
+            found[here] = np.minimum(found[here], _jaccard(sketches, left[here], right[here]))
+    return found
+
+
+@dataclass(frozen=True)
+class Sketches:
+    """Sketches of all rows where they lie: per part its first row, int64 offsets and uint32 values."""
+
+    starts: np.ndarray
+    offsets: list[np.ndarray]
+    values: list[np.ndarray]
+
+    @classmethod
+    def of(cls, parts: Parts, name: str) -> Sketches:
+        chunks = [chunk for table in parts([name]) for chunk in table.column(name).chunks]
+        starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+        values = [chunk.values.to_numpy() for chunk in chunks]
+        return cls(starts, [chunk.offsets.to_numpy() for chunk in chunks], values)
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(uint32 values, int64 [len(rows)] how many each has) of ascending rows."""
+        cuts = np.searchsorted(rows, self.starts)
+        values, counts = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
+        for part, (first, last) in enumerate(pairwise(cuts)):
+            if first < last:
+                own = rows[first:last] - self.starts[part]
+                begin = self.offsets[part][own].astype(np.int64)
+                count = self.offsets[part][own + 1] - begin
+                values.append(self.values[part][_ranges(begin, count)])
+                counts.append(count)
+        return np.concatenate(values), np.concatenate(counts)
+
+
+def _ranges(begin: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """begin[n], begin[n] + 1 .. of each n, count[n] of them, one after the other."""
+    return np.arange(count.sum()) + np.repeat(begin - (np.cumsum(count) - count), count)
+
+
+def _jaccard(sketches: Sketches, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    values, counts = sketches.take(rows)
+    begins = np.cumsum(counts) - counts
+    keyed, cut = [], np.zeros(len(left), bool)
+    for side in (places[: len(left)], places[len(left) :]):
+        count = counts[side]
+        cut |= count >= SKETCH
+        owner = np.repeat(np.arange(len(left), dtype=np.uint64), count)
+        keyed.append((owner << np.uint64(32)) | values[_ranges(begins[side], count)])
+    merged = np.sort(np.concatenate(keyed))
+    fresh = np.insert(merged[1:] != merged[:-1], 0, True)
+    union = merged[fresh]
+    both = np.diff(np.append(np.flatnonzero(fresh), len(merged))) == 2
+    owner = (union >> np.uint64(32)).astype(np.int64)
+    sizes = np.bincount(owner, minlength=len(left))
+    rank = np.arange(len(union)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # Of a sketch that was cut only the least grams of the union are known for both.
+    known = ~cut[owner] | (rank < SKETCH)
+    shared = np.bincount(owner[both & known], minlength=len(left))
+    seen = np.bincount(owner[known], minlength=len(left))
+    # Where neither has any, nothing tells them apart.
+    return np.where(seen == 0, 1.0, shared / np.maximum(seen, 1))
+
+
+def columns(parts: Parts, names: list[str]) -> dict[str, np.ndarray]:
+    """Columns without nulls of all parts as arrays."""
+    tables = list(parts(names))
+    return {name: np.concatenate([table.column(name).to_numpy() for table in tables]) for name in names}
+
+
+def lists(parts: Parts, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Part by part: (int64 rows over all parts, one for each value, and uint64 values) of a list column."""
+    done = 0
+    for table in parts([name]):
+        for chunk in table.column(name).chunks:
+            counts = np.diff(chunk.offsets.to_numpy())
+            yield np.repeat(np.arange(done, done + len(chunk)), counts), chunk.flatten().to_numpy()
+            done += len(chunk)

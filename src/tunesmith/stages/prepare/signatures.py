@@ -1,0 +1,307 @@
+"""What a row is compared with others by: hashes of its texts, bands of its MinHash, a sketch of its runs of words.
+
+Row-local: made part by part, in any process. The set-wide rules (`select`) see nothing else of a text.
+"""
+
+# N rows, G runs of words ("grams"), K permutations of a MinHash
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tunesmith.recipe import Recipe
+from tunesmith.stages.prepare import words as hashing
+from tunesmith.stages.prepare.words import Spans, Words, mixed
+
+PERMUTATIONS = 128
+SKETCH = 256  # smallest gram hashes kept: Jaccard is exact where two rows have no more between them, else +-0.025
+RECALL = 0.995  # of pairs exactly at the threshold, those that share a band
+BLOCK = 1024  # rows whose grams stay in the processor's cache while they are permuted
+SAMPLED = 20_000  # rows that tell what is boilerplate
+BOILERPLATE_SHARE, BOILERPLATE_ROWS = 0.02, 20
+
+_RANDOM = np.random.default_rng(20_26)
+_FLIPS = _RANDOM.integers(0, 2**32, PERMUTATIONS, dtype=np.uint32)
+_FACTORS = _RANDOM.integers(0, 2**32, PERMUTATIONS, dtype=np.uint32) | np.uint32(1)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to compare rows. text: prompt, answer or both. unit, length: what a gram is. threshold: of Jaccard."""
+
+    text: str
+    unit: str
+    length: int
+    threshold: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.text}/{self.unit}{self.length}/{self.threshold:g}"
+
+    @property
+    def sketches(self) -> tuple[str, ...]:
+        """Columns by which a pair is judged."""
+        return (f"{self.name}/sketch", *([f"{self.name}/answer"] if self.text == "both" else []))
+
+    @property
+    def bands(self) -> tuple[int, int]:
+        """(bands, rows of each): the widest whose chance to miss a pair at the threshold is small.
+
+        A pair with Jaccard s shares one of b bands of r rows with chance 1 - (1 - s^r)^b.
+        """
+        for rows in range(PERMUTATIONS, 0, -1):
+            bands = PERMUTATIONS // rows
+            if 1 - (1 - self.threshold**rows) ** bands >= RECALL:
+                return bands, rows
+        return PERMUTATIONS, 1
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a recipe asks rows to be compared by. overlap: words of a run, where shared runs are looked for.
+
+    compares: whether texts are looked at at all.
+    """
+
+    duplicates: View | None
+    leaks: View | None
+    overlap: int | None
+    compares: bool
+
+    @classmethod
+    def of(cls, spec: Recipe) -> Views:
+        asked, watched = spec.data.deduplicate, spec.data.leaks
+        duplicates = View(asked.on, asked.unit, asked.length, asked.threshold) if asked.type == "near" else None
+        if watched.type != "drop":
+            return cls(duplicates, None, None, asked.type != "none")
+        leaks = View("prompt", "words", watched.length, watched.near) if watched.near is not None else None
+        return cls(duplicates, leaks, watched.overlap_words if watched.overlap is not None else None, True)
+
+    @property
+    def near(self) -> tuple[View, ...]:
+        """Those that need a MinHash, each once."""
+        return tuple(dict.fromkeys(view for view in (self.duplicates, self.leaks) if view is not None))
+
+
+def signatures(part: pa.Table, spec: Recipe, boilerplate: dict[str, np.ndarray] | None = None) -> pa.Table:
+    """Of each good row of a part, in order, what set-wide rules compare.
+
+    part: columns row, source, format, key, prompt_key, turns, extra, meta of PART; bad rows (format null) are left out.
+    boilerplate: see there. Source -1 are rows that are only looked at (data.leaks.against).
+    Returns row int64 | draw uint64 (of rows that data.split draws, else 0)
+    | prompt_words uint64 (of the words of what is asked; 0 without words) | answer uint64 (of the answer with its
+    punctuation; 0 without one) | where asked stratum int64, overlap list<uint64> with overlap_prompt int64 (how many of
+    these lie in what is asked)
+    | for each View NAME: NAME/band00.. int64 (null without a text), NAME/sketch list<uint32> (ascending; of `both` NAME/answer too).
+    """
+    part = good(part)
+    views = Views.of(spec)
+    found: dict[str, pa.Array] = {"row": hashing.column(part, "row"), "draw": pa.array(_draws(part, spec))}
+    if not views.compares and spec.data.split.stratify is None:
+        return pa.table(found)
+    contents = hashing.column(part, "turns").flatten().field("content")
+    turns = hashing.Turns.of(part)
+    tokenised = {"words": hashing.words_of(contents)}
+    spans = {"words": hashing.texts(turns, tokenised["words"])}
+    answers = hashing.answers(turns, tokenised["words"])
+    found["prompt_words"] = pa.array(hashing.whole(tokenised["words"], spans["words"]["prompt"]))
+    found["answer"] = pa.array(answers)
+    if spec.data.split.stratify is not None:
+        found["stratum"] = pa.array(_stratum(part, spec.data.split.stratify, answers))
+    if views.overlap is not None:
+        every, asked = spans["words"]["both"], spans["words"]["prompt"]
+        whole_runs = every.ends - every.starts >= views.overlap
+        every = Spans(every.starts, np.where(whole_runs, every.ends, every.starts))
+        found["overlap"] = _lists(*hashing.grams(tokenised["words"], every, views.overlap))
+        # What is asked stands first, so its runs do.
+        found["overlap_prompt"] = pa.array(np.maximum(asked.ends - asked.starts - views.overlap + 1, 0))
+    for view in views.near:
+        if view.unit not in tokenised:
+            tokenised[view.unit] = hashing.words_of(contents, view.unit)
+            spans[view.unit] = hashing.texts(turns, tokenised[view.unit])
+        common = (boilerplate or {}).get(view.name)
+        found |= _minhash(view, tokenised[view.unit], spans[view.unit][view.text], common)
+        if view.text == "both":
+            found[f"{view.name}/answer"] = _sketch(
+                *distinct_grams(tokenised[view.unit], spans[view.unit]["answer"], view.length)
+            )
+    return pa.table(found)
+
+
+def good(part: pa.Table) -> pa.Table:
+    """The rows that could be read."""
+    if "format" not in part.column_names or part.column("format").null_count == 0:
+        return part
+    return part.filter(pc.is_valid(part.column("format")))
+
+
+# ---------------------------------------------------------------------------------------------------------- MinHash
+
+
+def _minhash(view: View, words: Words, spans: Spans, boilerplate: np.ndarray | None) -> dict[str, pa.Array]:
+    hashes, offsets = distinct_grams(words, spans, view.length, boilerplate)
+    count = np.diff(offsets)
+    filled = np.flatnonzero(count)
+    starts = np.append(offsets[filled], offsets[-1])
+    signature = permute(hashes, starts)
+    bands, rows = view.bands
+    found: dict[str, pa.Array] = {}
+    for band in range(bands):
+        folded = np.full(len(filled), band + 1, np.uint64)
+        for row in range(band * rows, (band + 1) * rows):
+            folded = (folded ^ signature[row]) * np.uint64(0x9E3779B97F4A7C15)
+            folded ^= folded >> np.uint64(29)
+        values = np.zeros(len(count), np.int64)
+        values[filled] = mixed(folded).view(np.int64)
+        found[f"{view.name}/band{band:02d}"] = pa.array(values, mask=count == 0)
+    found[f"{view.name}/sketch"] = _sketch(hashes, offsets)
+    return found
+
+
+def _sketch(hashes: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
+    """The SKETCH least grams of each row."""
+    count = np.diff(offsets)
+    kept = np.arange(len(hashes)) - np.repeat(offsets[:-1], count) < SKETCH
+    cut = np.zeros(len(offsets), np.int64)
+    np.cumsum(np.minimum(count, SKETCH), out=cut[1:])
+    return _lists(hashes[kept], cut)
+
+
+def permute(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """uint32 [K, N]: under each permutation the least gram of each row. hashes uint32 [G]; starts int64 [N+1], no row empty.
+
+    A permutation flips bits and multiplies by an odd number, both one to one on 32 bits.
+    """
+    out = np.empty((PERMUTATIONS, len(starts) - 1), np.uint32)
+    for first in range(0, len(starts) - 1, BLOCK):
+        last = min(first + BLOCK, len(starts) - 1)
+        block, places = hashes[starts[first] : starts[last]], starts[first:last] - starts[first]
+        moved = np.empty_like(block)
+        for number in range(PERMUTATIONS):
+            np.bitwise_xor(block, _FLIPS[number], out=moved)
+            np.multiply(moved, _FACTORS[number], out=moved)
+            np.minimum.reduceat(moved, places, out=out[number, first:last])
+    return out
+
+
+def distinct_grams(
+    words: Words, spans: Spans, length: int, boilerplate: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(uint32 [G] distinct grams of each text ascending, int64 [N+1] where those of each begin).
+
+    What is boilerplate is left out; a text of nothing else is compared as a whole.
+    """
+    hashes, offsets = hashing.grams(words, spans, length)
+    count = np.diff(offsets)
+    keyed = (np.repeat(np.arange(len(count), dtype=np.uint64), count) << np.uint64(32)) | (hashes >> np.uint64(32))
+    keyed.sort()
+    fresh = np.ones(len(keyed), bool)
+    fresh[1:] = keyed[1:] != keyed[:-1]
+    keyed = keyed[fresh]
+    if boilerplate is not None and len(boilerplate) and len(keyed):
+        keyed = _without(keyed, boilerplate, words, spans)
+    owners = (keyed >> np.uint64(32)).astype(np.int64)
+    return keyed.astype(np.uint32), np.searchsorted(owners, np.arange(len(count) + 1))
+
+
+def _without(keyed: np.ndarray, boilerplate: np.ndarray, words: Words, spans: Spans) -> np.ndarray:
+    values = keyed.astype(np.uint32)
+    places = np.minimum(np.searchsorted(boilerplate, values), len(boilerplate) - 1)
+    own = boilerplate[places] != values
+    has_own = np.zeros(len(spans.starts), bool)
+    has_own[(keyed[own] >> np.uint64(32)).astype(np.int64)] = True
+    bare = np.flatnonzero(~has_own & (spans.ends > spans.starts))
+    if not len(bare):
+        return keyed[own]
+    alone = hashing.whole(words, Spans(spans.starts[bare], spans.ends[bare])) >> np.uint64(32)
+    return np.sort(np.concatenate([keyed[own], (bare.astype(np.uint64) << np.uint64(32)) | alone]))
+
+
+# ------------------------------------------------------------------------------------------------------ boilerplate
+
+
+def boilerplate(parts: Iterable[pa.Table], spec: Recipe, num_rows: int) -> dict[str, np.ndarray]:
+    """View's name -> uint32 grams ascending that stand in so many rows that they say nothing about one.
+
+    A system turn or an instruction that many rows share would else make all of them near-duplicates of each other.
+    Counted once per distinct text, over the rows with the least content hashes, about 20,000: more than 2 % of these, and
+    more than 20. num_rows: good rows of all parts.
+    """
+    views = Views.of(spec).near
+    if not views:
+        return {}
+    seen: dict[str, list[np.ndarray]] = {view.name: [] for view in views}
+    texts: dict[str, list[np.ndarray]] = {view.name: [] for view in views}
+    for part in parts:
+        part = _sample(good(part), num_rows)
+        contents = hashing.column(part, "turns").flatten().field("content")
+        for view in views:
+            words = hashing.words_of(contents, view.unit)
+            spans = hashing.texts(hashing.Turns.of(part), words)[view.text]
+            hashes, offsets = distinct_grams(words, spans, view.length)
+            whole = hashing.whole(words, spans)
+            seen[view.name].append(np.stack([np.repeat(whole, np.diff(offsets)), hashes.astype(np.uint64)]))
+            texts[view.name].append(whole[whole != 0])
+    return {view.name: _frequent(seen[view.name], texts[view.name]) for view in views}
+
+
+def _sample(part: pa.Table, num_rows: int) -> pa.Table:
+    if num_rows <= SAMPLED:
+        return part
+    return part.filter(pa.array(halves(hashing.column(part, "key"))[0] < np.uint64(2**64 * (SAMPLED / num_rows))))
+
+
+def _frequent(seen: list[np.ndarray], texts: list[np.ndarray]) -> np.ndarray:
+    """Grams of more than a share of the distinct texts. seen: uint64 [2, G] each, the text's hash and the gram."""
+    if not seen:
+        return np.zeros(0, np.uint32)
+    text, gram = np.concatenate(seen, axis=1)
+    order = np.lexsort((text, gram))
+    text, gram = text[order], gram[order]
+    fresh = np.ones(len(gram), bool)
+    fresh[1:] = (gram[1:] != gram[:-1]) | (text[1:] != text[:-1])
+    values, counts = np.unique(gram[fresh], return_counts=True)
+    num_texts = len(np.unique(np.concatenate(texts)))
+    return values[counts > max(BOILERPLATE_ROWS, math.ceil(BOILERPLATE_SHARE * num_texts))].astype(np.uint32)
+
+
+# ---------------------------------------------------------------------------------------------------------- columns
+
+
+def halves(keys: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """A binary[16] column as two uint64 [N], the first eight bytes and the others, big-endian so that they sort alike."""
+    held = np.frombuffer(keys.buffers()[1], ">u8").reshape(-1, 2)[keys.offset : keys.offset + len(keys)]
+    return held[:, 0].astype(np.uint64), held[:, 1].astype(np.uint64)
+
+
+def _lists(values: np.ndarray, offsets: np.ndarray) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
+
+
+def _draws(part: pa.Table, spec: Recipe) -> np.ndarray:
+    """uint64 [N] from the seed and the prompt's hash: where it falls decides the split, so added rows move no other."""
+    found = np.zeros(part.num_rows, np.uint64)
+    drawn = [place for place, source in enumerate(spec.data.sources) if source.split == "auto"]
+    rows = np.flatnonzero(np.isin(hashing.column(part, "source").to_numpy(), drawn))
+    keys = hashing.column(part, "prompt_key").take(pa.array(rows)).to_pylist()
+    seed = f"{spec.seed}:"
+    digests = [hashlib.blake2b((seed + key.hex()).encode(), digest_size=8).digest() for key in keys]
+    found[rows] = np.frombuffer(b"".join(digests), ">u8")
+    return found
+
+
+def _stratum(part: pa.Table, by: str, answers: np.ndarray) -> np.ndarray:
+    """int64: equal where the rows are of one kind. by: `answer`, or a column of the rows."""
+    if by == "answer":
+        return answers.view(np.int64)
+    told = hashing.column(part, "meta").to_pylist()
+    kinds = pa.array([json.dumps(json.loads(row).get(by)) if row else "null" for row in told], pa.string())
+    return hashing.words_of(kinds).contents.view(np.int64)
