@@ -98,38 +98,34 @@ def base_model(bench: Bench, overrides: tuple[str, ...]) -> Any:
             return hub.resolve_config(pinned.model.base, pinned.model.revision).config, pinned.model.revision
 
 
+def workers(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """Where parts are made: so many processes, or a cluster."""
+    from tunesmith.stages.prepare.spread import compute_of
+
+    return compute_of(bench.recipe(overrides))
+
+
 def ledger(bench: Bench, overrides: tuple[str, ...]) -> Any:
     """What preparation makes of the rows: of each its source, format, split, fate, tokens and learned tokens."""
     from tunesmith import hub
-    from tunesmith.errors import QuestionError
-    from tunesmith.stages.prepare.filters import filter_rows
-    from tunesmith.stages.prepare.from_rows import select_rows
-    from tunesmith.stages.prepare.rows import read_all
-    from tunesmith.stages.prepare.run import bad_rows_error, drop_by_tokens, first_of_each_code, learned_tokens
-    from tunesmith.text.tokenizers import load_tokenizer
+    from tunesmith.errors import TunesmithError
+    from tunesmith.runs.dataset import Dataset
+    from tunesmith.runs.run import Run
+    from tunesmith.stages.prepare.run import run as prepare
 
     spec = bench.recipe(overrides)
-    rows = list(read_all(spec, lambda count: None))
-    bad = [row for row in rows if not row.is_good]
-    counts = Counter(row.problem["code"] for row in bad if row.problem)
-    refused = bad_rows_error(spec, counts, first_of_each_code(bad), len(rows))
-    if refused is not None:
-        return refused.code
+    work = bench.folder / "ledgers"
+    run = Run.open_or_create(work, spec)
+    run.stage_key = spec.hash()[:20]
     try:
-        chosen = select_rows(rows, spec, filter_rows(rows, spec))
-    except QuestionError as question:
-        return question.code
-    if chosen.asked is not None:
-        return chosen.asked.code
-    tokenizer = load_tokenizer(hub.resolve(spec.model.base), spec.model.template)
+        made = prepare(spec, {}, run)
+    except TunesmithError as refusal:
+        return refusal.code
     told = []
-    for row in (row for row in rows if row.example is not None):
-        ((ids, spans),) = tokenizer.encode_segments([tokenizer.encode_example(row.example, spec.data.learn)])
-        drop = chosen.drops.get(row.row) or drop_by_tokens(len(ids), spans, spec)
-        fate = [row.place, row.source, row.format, chosen.splits[row.row], drop.rule if drop else "used"]
-        fate.append(chosen.copies[row.row])
-        told.append((*fate, len(ids), learned_tokens(spans)))
-    return told
+    for entry in Dataset(made["dataset"].path).ledger():
+        names = ("source", "file", "position", "split", "status", "rule", "tokens", "learned", "copies")
+        told.append([entry[name] for name in names])
+    return told, made["rows"].notes["formats"]
 
 
 def order(bench: Bench, overrides: tuple[str, ...]) -> Any:
@@ -599,6 +595,7 @@ class Effect:
 
 # Stages whose fingerprint a key of this section is part of. A change reaches later stages through their inputs.
 RERUNS = {
+    "compute": (),
     "data": ("prepare",), "adapter": ("train",), "train": ("train",), "evaluate": ("evaluate",), "gate": ("evaluate",),
     "export": ("export",), "serve": ("serve",), "tune": (),
 }  # fmt: skip
@@ -640,6 +637,9 @@ EFFECTS: dict[str, Effect] = {
     "data.sources.0.name": Effect(ledger, FIELDS),
     "data.sources.0.format": Effect(ledger, FIELDS),
     "data.sources.0.fields": Effect(ledger, FIELDS),
+    "compute.type": Effect(workers),
+    "compute.workers": Effect(workers, other=7),
+    "compute.address": Effect(workers, ("compute=ray",)),
     "data.on_bad_row": Effect(ledger, ("data.max_bad_share=0.2",)),
     "data.max_bad_share": Effect(ledger, ("data.on_bad_row=quarantine",)),
     "data.filters.length": Effect(ledger, SET_APART),

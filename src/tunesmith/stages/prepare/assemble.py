@@ -17,21 +17,12 @@ from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import SPLITS, DatasetWriter
 from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED, STATUSES, USED, Accounts
+from tunesmith.stages.prepare.decide import Selection
 from tunesmith.stages.prepare.rows import Rows
 from tunesmith.stages.prepare.tokens import PartTokens, Tokens
 from tunesmith.text.tokenizers import Tokenizer
 
 SAMPLES = 3
-
-
-@dataclass
-class Selection:
-    """splits: int8 [N], place in SPLITS, -1 of a bad row. accounts: what was decided so far. copies: int32 [N], how often a
-    row that is used comes in the Dataset."""
-
-    splits: np.ndarray
-    accounts: Accounts
-    copies: np.ndarray
 
 
 @dataclass
@@ -290,7 +281,8 @@ def _ledger_part(
 ) -> pa.Table:
     accounts, count = selection.accounts, table.num_rows
 
-    def named(places: np.ndarray, names: Any, kind: pa.DataType = pa.int8()) -> pa.Array:
+    def named(places: np.ndarray, names: Any, width: int = 8) -> pa.Array:
+        kind = pa.int8() if width == 8 else pa.int32()
         return pa.DictionaryArray.from_arrays(pa.array(places, kind, mask=places == NONE), pa.array(names, pa.utf8()))
 
     def number(values: np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -302,13 +294,13 @@ def _ledger_part(
     used = accounts.status[here] == USED
     columns = [
         table["row"].combine_chunks(),
-        named(zeros, [rows.source_name(facts)], pa.int32()),
-        named(zeros, [rows.file_name(facts)], pa.int32()),
+        named(zeros, [rows.source_name(facts)], 32),
+        named(zeros, [rows.file_name(facts)], 32),
         table["position"].combine_chunks(),
         named(selection.splits[here], SPLITS),
         _hex(table["key"]),
         named(accounts.status[here], STATUSES),
-        named(accounts.rule[here], rules, pa.int32()),
+        named(accounts.rule[here], rules, 32),
         number(accounts.value[here], pa.float64()),
         pa.array(details, pa.utf8()),
         number(accounts.threshold[here], pa.float64()),

@@ -1,6 +1,7 @@
 """The Verdicts artifact: what is known of each row by itself: which rule takes it, what was measured, by what it is compared.
 
     verdicts.json                    parts with their counts and facts
+    boilerplate.npz                  per view the grams that so many rows have that they say nothing about one
     parts/00000/verdicts.arrow       schema layout.VERDICTS: rows that go
     parts/00000/measured.arrow       one line per row: characters, score and what else the recipe measures
     parts/00000/flags.arrow          what was found in rows, whether or not they go
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tunesmith.recipe import Recipe, parse_recipe
+from tunesmith.recipe import Recipe
 from tunesmith.runs.store import fingerprint
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.cleaning.columns import kinds_of, merge_kinds
@@ -56,8 +57,7 @@ def judge_part(task: JudgeTask) -> dict[str, Any]:
     table = rows.part(task.number)
 
     def write(path: Path) -> dict[str, Any]:
-        names = [rows.source_name(facts) for facts in _first_parts(rows)]
-        judged = judge(table, spec, _keys, splits=rows.splits, sources=names, kinds=task.kinds)
+        judged = judge(table, spec, _keys, splits=rows.splits, sources=_source_names(rows), kinds=task.kinds)
         tables = {"verdicts": judged.verdicts, "measured": judged.measured, "flags": judged.flags}
         tables["signatures"] = signatures(judged.part, spec, task.boilerplate)
         if judged.part is not table:
@@ -75,15 +75,15 @@ def _keys(roles: list[int], contents: list[str], extra: dict[str, Any] | None) -
 
 @lru_cache(maxsize=2)
 def _recipe(text: str) -> Recipe:
-    return parse_recipe(json.loads(text))
+    return Recipe.model_validate_json(text)
 
 
-def _first_parts(rows: Rows) -> list[dict[str, Any]]:
-    """Of each source its first part."""
-    first: dict[int, dict[str, Any]] = {}
+def _source_names(rows: Rows) -> list[str]:
+    """Of each source; "" of one without a part."""
+    names = [""] * len(rows.sources)
     for facts in rows.parts:
-        first.setdefault(facts["source"], facts)
-    return [first[source] for source in range(len(rows.sources))]
+        names[facts["source"]] = names[facts["source"]] or rows.source_name(facts)
+    return names
 
 
 def write_verdicts(
@@ -112,6 +112,7 @@ def write_verdicts(
     rewritten = {number: known[number]["hashes"]["rows.arrow"] for number in numbers if known[number]["rewritten"]}
     parts.move(aside, folder / "parts", len(counts))
     described = {"schema": SCHEMA, "parts": counts, "rewritten": fingerprint(rewritten) if rewritten else None}
+    np.savez(folder / "boilerplate.npz", **common)
     (folder / "verdicts.json").write_text(json.dumps(described))
     return {"parts_kept": kept, "rewritten": len(rewritten)}
 
@@ -131,6 +132,12 @@ class Judged:
 
     def all(self, name: str) -> pa.Table:
         return pa.concat_tables([self.part(number, name) for number in range(len(self.parts))])
+
+    @cached_property
+    def boilerplate(self) -> dict[str, np.ndarray]:
+        """View -> grams that say nothing about a row."""
+        with np.load(self.folder / "boilerplate.npz", allow_pickle=False) as found:
+            return dict(found)
 
     @cached_property
     def facts(self) -> dict[str, Any]:

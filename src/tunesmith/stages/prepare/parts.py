@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tunesmith.runs import durable
 
+
 def stem_of(folder: Path | str, number: int) -> Path:
     """A part's own folder."""
     return Path(folder) / f"{number:05d}"

@@ -21,6 +21,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Source
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.layout import KEY, PART, TURN
@@ -153,6 +154,19 @@ class _Batch:
         return pa.RecordBatch.from_arrays(columns, schema=PART)
 
 
+def try_part(task: PartTask) -> tuple[dict[str, Any], TunesmithError | None]:
+    """As `make_part`; a file that cannot be read gives an empty part and the reason."""
+    try:
+        return make_part(task), None
+    except TunesmithError as error:
+
+        def write(path: Path) -> dict[str, Any]:
+            parts.write_table(path / "rows.arrow", PART.empty_table())
+            return {"rows": 0, "bad": 0, "lines": 0, "formats": {}, "source": task.source, "file": task.file}
+
+        return parts.make(task.folder, task.number, write), error
+
+
 def _batches(task: PartTask) -> Iterator[_Batch]:
     batch = _Batch()
     for found in read_part(Path(task.path), task.start, task.end):
@@ -200,18 +214,18 @@ def _dumps(value: Any) -> bytes:
 # -------------------------------------------------------------------------------------------------- making them all
 
 
-def part_tasks(sources: Sequence[Source], folder: Path) -> tuple[list[PartTask], list[str]]:
+def part_tasks(
+    sources: Sequence[Source], folder: Path, first_part: int = 0, first_file: int = 0, first_source: int = 0
+) -> tuple[list[PartTask], list[str]]:
     """The parts of all files of all sources, in order, and the paths of the files. Raises DataError DAT-001..005."""
     tasks: list[PartTask] = []
     files: list[str] = []
-    for number, source in enumerate(sources):
+    for number, source in enumerate(sources, first_source):
         for path in files_of(source.path):
-            tasks += [
-                PartTask(
-                    len(tasks) + at, number, len(files), str(path), *part, source.format, dict(source.fields), str(folder)
-                )
-                for at, part in enumerate(parts_of(path, PART_BYTES))
-            ]
+            for start, end in parts_of(path, PART_BYTES):
+                part, file = first_part + len(tasks), first_file + len(files)
+                how = source.format, dict(source.fields)
+                tasks.append(PartTask(part, number, file, str(path), start, end, *how, str(folder)))
             files.append(str(path))
     return tasks, files
 
@@ -232,21 +246,28 @@ def write_rows(
         known[left[place].number] = facts
         done += facts["rows"]
         on_rows(done)
-    counts = [parts.describe(known[number]) for number in range(len(tasks))]
+    return collect(sources, files, [known[number] for number in range(len(tasks))], aside, folder) | {"parts_kept": kept}
+
+
+def collect(
+    sources: Sequence[Source], files: Sequence[str], made: Sequence[dict[str, Any]], aside: Path, folder: Path
+) -> dict[str, Any]:
+    """Puts finished parts together. made: the facts of all parts, in order. Returns counts: rows, bad, formats."""
+    counts = [parts.describe(facts) for facts in made]
     described = {
         "schema": SCHEMA,
         "sources": [{"name": source.name, "split": source.split} for source in sources],
-        "files": files,
+        "files": list(files),
         "parts": _with_bases(counts),
     }
-    parts.move(aside, folder / "parts", len(tasks))
+    parts.move(aside, folder / "parts", len(counts))
     (folder / "rows.json").write_bytes(orjson.dumps(described, option=orjson.OPT_INDENT_2))
     _write_rejects(folder)
     formats: Counter[str] = Counter()
     for part in counts:
         formats.update(part["formats"])
     total, bad = (sum(part[name] for part in counts) for name in ("rows", "bad"))
-    return {"rows": total, "bad": bad, "formats": dict(formats), "parts_kept": kept}
+    return {"rows": total, "bad": bad, "formats": dict(formats)}
 
 
 def _with_bases(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,16 +12,19 @@ from tunesmith.recipe import Recipe
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
 from tunesmith.stages.prepare import parts
-from tunesmith.stages.prepare.accounts import QUARANTINED, Accounts
-from tunesmith.stages.prepare.assemble import Selection, assemble
+from tunesmith.stages.prepare.assemble import assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
+from tunesmith.stages.prepare.decide import Selection, ask, decide
 from tunesmith.stages.prepare.externals import source_hashes, tokenizer_hash
+from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
+from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, write_rows
-from tunesmith.stages.prepare.spread import Compute, cores
+from tunesmith.stages.prepare.spread import compute_of
 from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, write_tokens
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
 READER_VERSION = 3
+TRAINABLE = ("auto", "train")  # what the user holds out is not judged
 
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
@@ -30,32 +32,28 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     rows_artifact = _rows(spec, run)
     rows = Rows(rows_artifact.path)
     _judge_bad_rows(spec, run, rows)
-    selection = select(rows, spec)
-    _leave_if_asked(run, "before tokenising")
+    verdicts_artifact = _verdicts(spec, run, rows_artifact, rows)
+    judged = Judged(verdicts_artifact.path)
+    rows = Rows(rows_artifact.path, judged.folder if judged.rewritten else None)
 
     files = hub.resolve(spec.model.base, spec.model.revision, weights=False)
     tokenizer = load_tokenizer(files, spec.model.template)
-    tokens_artifact = _tokens(spec, run, rows_artifact, rows, tokenizer, files)
+    selection = decide(spec, rows, judged, _scores(spec, run, rows, tokenizer))
+    ask(selection)
+    _leave_if_asked(run, "before tokenising")
+
+    tokens_artifact = _tokens(spec, run, rows_artifact, judged, rows, tokenizer, files)
     _leave_if_asked(run, "before writing the Dataset")
-    dataset = _dataset(
-        spec, run, rows, selection, Tokens(tokens_artifact.path), tokenizer, (rows_artifact, tokens_artifact)
-    )
+    inputs = (rows_artifact, verdicts_artifact, tokens_artifact)
+    dataset = _dataset(spec, run, rows, selection, Tokens(tokens_artifact.path), tokenizer, inputs)
     return {"rows": rows_artifact, "tokens": tokens_artifact, "dataset": dataset}
-
-
-def compute_of(spec: Recipe) -> Compute:
-    """Where the parts are made, as the recipe says."""
-    asked = spec.compute
-    if asked.type == "ray":
-        return Compute(cluster=asked.address or "")
-    return Compute(cores() if asked.workers == "auto" else asked.workers)
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
 def _rows(spec: Recipe, run: Run) -> Artifact:
-    sources = [source.model_dump(exclude={"path"}) for source in spec.data.sources]
+    sources = [source.model_dump(exclude={"path", "limit", "repeat", "weight"}) for source in spec.data.sources]
     made_of = {"reader": READER_VERSION, "sources": sources, "files": source_hashes(spec)}
     found = run.store.find("Rows", fingerprint(made_of))
     if found is None:
@@ -85,39 +83,63 @@ def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
         raise refusal
 
 
-# -------------------------------------------------------------------------------------------------------- selection
+# --------------------------------------------------------------------------------------------------------- verdicts
 
 
-def select(rows: Rows, spec: Recipe) -> Selection:
-    """What is decided about rows before they are encoded."""
-    from tunesmith.stages.prepare.select import select as select_slim
-    from tunesmith.stages.prepare.slim import slim_rows
+def _verdicts(spec: Recipe, run: Run, rows_artifact: Artifact, rows: Rows) -> Artifact:
+    made_of = {"rows": rows_artifact.id, "recipe": spec.slice(VERDICT_KEYS)}
+    id = fingerprint(made_of)
+    found = run.store.find("Verdicts", id)
+    if found is None:
+        producer = {"stage": "prepare", "recipe": spec.slice(VERDICT_KEYS), "inputs": made_of}
 
-    chosen = select_slim(slim_rows(rows), spec)
-    accounts = Accounts.of(rows.num_rows)
-    for told in rows.problems():
-        row = told["row"]
-        accounts.status[row], accounts.rule[row] = QUARANTINED, accounts.rule_number(told["code"])
-        accounts.details[row] = told["what"]
-    splits = np.full(rows.num_rows, -1, np.int8)
-    for row, split in chosen.splits.items():
-        splits[row] = ("train", "validation", "test").index(split)
-    for row, drop in chosen.drops.items():
-        accounts.status[row], accounts.rule[row] = 1, accounts.rule_number(drop.rule)
-        accounts.value[row] = np.nan if not isinstance(drop.value, (int, float)) else drop.value
-        accounts.threshold[row] = np.nan if not isinstance(drop.threshold, (int, float)) else drop.threshold
-        accounts.kept_twin[row] = -1 if drop.kept_twin is None else drop.kept_twin
-    return Selection(splits, accounts, np.ones(rows.num_rows, np.int32))
+        def tell(count: int) -> None:
+            run.record("prepare", "prepare/rows_judged", count, unit="rows")
+            _leave_if_asked(run, "while judging rows")
+
+        with (
+            parts.folder_for(run.store.folder("Verdicts", id)) as aside,
+            run.store.create("Verdicts", id, producer=producer) as draft,
+        ):
+            draft.notes |= write_verdicts(spec, rows, aside, draft.path, compute_of(spec), tell)
+        assert draft.artifact is not None
+        found = draft.artifact
+    return found
+
+
+def _scores(spec: Recipe, run: Run, rows: Rows, tokenizer: Tokenizer) -> np.ndarray | None:
+    """By the base model, of the rows that may be trained on; None where the recipe asks for no such score."""
+    if spec.data.quality.type not in ("perplexity", "difficulty"):
+        return None
+    from tunesmith.stages.prepare.cleaning.model_scores import score_rows  # torch: only who asks for it pays for it
+
+    def tell(count: int) -> None:
+        run.record("prepare", "prepare/rows_scored", count, unit="rows")
+        _leave_if_asked(run, "while scoring rows")
+
+    files = hub.resolve(spec.model.base, spec.model.revision)
+    named = (rows.part(number) for number, facts in enumerate(rows.parts) if rows.splits[facts["source"]] in TRAINABLE)
+    found = score_rows(spec, named, tokenizer, files, run.store.root / "losses", tell)
+    scores = np.full(rows.num_rows, np.nan)
+    scores[found["row"].to_numpy()] = found["score"].to_numpy()
+    return scores
 
 
 # ----------------------------------------------------------------------------------------------------------- tokens
 
 
 def _tokens(
-    spec: Recipe, run: Run, rows_artifact: Artifact, rows: Rows, tokenizer: Tokenizer, files: hub.ModelFiles
+    spec: Recipe,
+    run: Run,
+    rows_artifact: Artifact,
+    judged: Judged,
+    rows: Rows,
+    tokenizer: Tokenizer,
+    files: hub.ModelFiles,
 ) -> Artifact:
     made_of = {
         "rows": rows_artifact.id,
+        "rewritten": judged.rewritten,
         "tokenizer": tokenizer_hash(files),
         "template": tokenizer.template.source,
         "learn": spec.data.learn,
@@ -141,7 +163,7 @@ def _tokens(
         ):
             model = spec.model
             task = EncodeTask(
-                0, str(rows.folder), str(aside), model.base, model.revision, model.template, spec.data.learn
+                0, str(rows.folder), str(rows.rewritten or ""), str(aside), model.base, model.revision, model.template, spec.data.learn
             )
             draft.notes |= write_tokens(rows, task, draft.path, replace(compute_of(spec), workers=1), tell)
         assert draft.artifact is not None

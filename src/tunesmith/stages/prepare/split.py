@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tunesmith.stages.prepare.encoder import EncodedBatch, Encoder, Turns
+from tunesmith.stages.prepare.encoder import EncodedBatch, Encoder
 from tunesmith.stages.prepare.turns import turns_of_examples
 from tunesmith.text.example import Example, Message
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from tunesmith.errors import FileError, TunesmithError
+from tunesmith.recipe import Recipe
 
 HEAD = struct.Struct("!Q")
 
@@ -47,6 +48,14 @@ class Compute:
 
             return spread_on_ray(function, tasks, self.cluster)
         return spread(function, tasks, self.workers)
+
+
+def compute_of(spec: Recipe) -> Compute:
+    """Where the parts are made, as the recipe says."""
+    asked = spec.compute
+    if asked.type == "ray":
+        return Compute(cluster=asked.address or "")
+    return Compute(cores() if asked.workers == "auto" else asked.workers)
 
 
 def spread(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> Iterator[tuple[int, Any]]:
@@ -86,7 +95,8 @@ class _Worker:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._tasks, self.answers = self._process.stdin, self._process.stdout
         self.number = -1
 

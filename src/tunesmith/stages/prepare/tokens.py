@@ -60,10 +60,12 @@ class PartTokens:
 
 @dataclass(frozen=True)
 class EncodeTask:
-    """What the tokens of a part are made of. rows, folder: the Rows artifact, and where the part goes."""
+    """What the tokens of a part are made of. rows: the Rows artifact. rewritten: the Verdicts that hold what redaction changed,
+    "" without one. folder: where the part goes."""
 
     number: int
     rows: str
+    rewritten: str
     folder: str
     base: str
     revision: str | None
@@ -73,7 +75,8 @@ class EncodeTask:
 
 def encode_part(task: EncodeTask) -> dict[str, Any]:
     """Encodes the rows of one part of Rows into a part of Tokens; returns its counts."""
-    rows, encoder = Rows(Path(task.rows)), encoder_of(task.base, task.revision, task.template, task.learn)
+    rows = Rows(Path(task.rows), Path(task.rewritten) if task.rewritten else None)
+    encoder = encoder_of(task.base, task.revision, task.template, task.learn)
 
     def write(path: Path) -> dict[str, Any]:
         table = rows.part(task.number, ("turns", "extra", "problem"))

@@ -14,13 +14,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tunesmith.recipe import Recipe, Source
 from tunesmith.recipe.tree import Filters, Heuristics
 from tunesmith.stages.prepare import frames
 from tunesmith.stages.prepare.cleaning.characters import CONTROLS, LETTERS, count_by, count_controls
-from tunesmith.stages.prepare.cleaning.columns import OWN, TYPES, Kind, answers_of, joined, kinds_of, scores_of, table_of
+from tunesmith.stages.prepare.cleaning.columns import (
+    OWN,
+    TYPES,
+    Kind,
+    answers_of,
+    joined,
+    kinds_of,
+    scores_of,
+    table_of,
+)
 from tunesmith.stages.prepare.cleaning.detectors import Detector, Find, find_all, redacted
 from tunesmith.stages.prepare.cleaning.facts import FIRST, facts_of
 from tunesmith.stages.prepare.cleaning.language import check_languages, languages_of
