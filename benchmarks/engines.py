@@ -71,10 +71,21 @@ def main() -> None:
             "steps": 10,
             "processes": 2,
             "model": "builtin:tunesmith-tiny, fp32",
-            "proven": f"{sum(row['proven'] for row in rows)} of {len(rows)}",
+            **summary(rows),
             "engines": rows,
         },
     )
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many rows are proven, and the largest difference of each kind over all rows."""
+    kinds = [kind for kind in rows[0] if kind.endswith(("_error", "_steps", "_process", "_epsilon"))]
+    worst = {kind: max(row[kind] for row in rows) for kind in kinds}
+    worst |= {
+        name: max(max(row[name].values()) for row in rows if row[name])
+        for name in ("in_float64", "one_process_regrouped")
+    }
+    return {"rows": len(rows), "rows_proven": sum(row["proven"] for row in rows), "worst": worst}
 
 
 class Case:

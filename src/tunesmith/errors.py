@@ -131,7 +131,13 @@ class TrialPruned(StoppedError):
 
 
 class GateError(TunesmithError):
+    """run_folder: of the run whose model was held, where the caller may want to tell more of it."""
+
     exit_status = 3
+
+    def __init__(self, code: str, what: str, *, run_folder: str = "", **details: str) -> None:
+        self.run_folder = run_folder
+        super().__init__(code, what, **details)
 
 
 class InterruptedRun(TunesmithError):

@@ -90,6 +90,17 @@ def test_the_same_recipe_again_does_nothing_and_says_so(
     assert len(list((finished[0] / "runs").iterdir())) == 1
 
 
+def test_a_run_is_exported_by_its_name_with_the_overrides_it_was_given(
+    finished: tuple[Path, Path], tunesmith: Call, tmp_path: Path
+) -> None:
+    workspace, run = finished
+    done = tunesmith("export", "latest", "--workspace", workspace, "--to", tmp_path / "model")
+    assert f"nothing to do: everything is up to date (run {run.name})" in done.stdout
+    assert len(list((workspace / "runs").iterdir())) == 1
+    delivered = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert delivered == (outputs(run, "export", "export") / "model.safetensors").read_bytes()
+
+
 def test_an_edited_threshold_encodes_no_row_twice(
     finished: tuple[Path, Path], tunesmith: Call, quickstart_data: Path
 ) -> None:

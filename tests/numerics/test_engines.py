@@ -161,7 +161,11 @@ def test_in_float64_nothing_is_left_of_the_differences(
     two, _ = gloo_pair.call("gradients:trajectory", steps=3, **settings, engine=ENGINES[engine])
     saved, _ = gloo_pair.call("gradients:some_steps", first=1, last=2, **adamw, engine=ENGINES[engine])
     resumed, _ = gradients.some_steps(3, 4, saved=saved, **adamw)
-    for found, expected in ((two["gradients"], one["gradients"]), (two["weights"], one["weights"]), (resumed, straight)):
+    for found, expected in (
+        (two["gradients"], one["gradients"]),
+        (two["weights"], one["weights"]),
+        (resumed, straight),
+    ):
         assert found.keys() == expected.keys() != set()
         for name, value in expected.items():
             assert value.dtype == torch.float64
