@@ -23,11 +23,16 @@ def prompt_key(roles: Sequence[int], contents: Sequence[str], extra: dict[str, A
 
     Asked are the turns before the last answer; all turns where the answers stand in `extra`; a text whole.
     """
-    if len(roles) == 2 and roles[1] == ASSISTANT:
-        asked = contents[:1]
-    else:
-        asked = contents[: num_asked(roles, extra)]
-    return xxh3_128_digest(orjson.dumps([" ".join(text.lower().split()) for text in asked]))
+    asked = contents[:1] if len(roles) == 2 and not extra else contents[: num_asked(roles, extra)]
+    return xxh3_128_digest(orjson.dumps([plain_text(text) for text in asked]))
+
+
+def plain_text(text: str) -> str:
+    """In lower case, with single blanks."""
+    text = text.lower()
+    if text.isprintable() and "  " not in text:  # no white space but single blanks: nothing to cut and join
+        return text.strip()
+    return " ".join(text.split())
 
 
 def num_asked(roles: Sequence[int], extra: dict[str, Any] | None = None) -> int:
