@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tunesmith.errors import QuestionError
 from tunesmith.recipe import Recipe
 from tunesmith.recipe.tree import LengthFilter, QualityFilter
+from tunesmith.stages.prepare.cleaning.columns import number_of
+from tunesmith.stages.prepare.cleaning.question import EXAMPLES, confirmed, questions
 from tunesmith.stages.prepare.rows import Row
 
 
@@ -45,7 +45,7 @@ def filter_rows(rows: Iterable[Row], spec: Recipe) -> dict[int, Drop]:
     drops: dict[int, Drop] = {}
     for found in apply_filters(rows, spec):
         asked = question(spec, found)
-        if asked is not None and not _confirmed(asked.headline):
+        if asked is not None and not confirmed(asked.headline):
             raise asked
         drops |= found.drops
     return drops
@@ -65,7 +65,7 @@ def apply_filters(rows: Iterable[Row], spec: Recipe) -> Iterator[Filtered]:
 def score_of(row: Row, filter: QualityFilter | None) -> float:
     """The row's score as a number; minus infinity where it has none, so that a scored twin is kept."""
     value = row.meta.get(filter.column) if filter else None
-    number = _number(value)
+    number = number_of(value)
     return number if number is not None else -math.inf
 
 
@@ -79,45 +79,18 @@ def _by_length(row: Row, length: LengthFilter) -> Drop | None:
 def _by_quality(row: Row, quality: QualityFilter) -> Drop | None:
     if quality.column not in row.meta or row.meta[quality.column] is None:
         return None
-    number = _number(row.meta[quality.column])
+    number = number_of(row.meta[quality.column])
     if number is None:
         return Drop("quality", str(row.meta[quality.column])[:80], quality.above)
-    return Drop("quality", number, quality.above) if not number > quality.above else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or value is None:
-        return None
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+    if quality.above is not None and not number > quality.above:
+        return Drop("quality", number, quality.above)
+    return Drop("quality", number, quality.below) if quality.below is not None and not number < quality.below else None
 
 
 def question(spec: Recipe, found: Filtered) -> QuestionError | None:
     """DAT-030 with counts and the key that accepts it, where a filter nobody wrote would take more than a few rows."""
-    key = f"data.filters.{found.name}"
-    accepted = spec.data.filters.accept_drop_share
-    if spec.origin(key) != "default" or found.share <= accepted:
-        return None
-    filter = getattr(spec.data.filters, found.name)
-    settings = ", ".join(f"{field}: {value}" for field, value in filter.model_dump().items())
-    taken = (f"{row.place} ({found.drops[row.row].value})" for row in found.rows if row.row in found.drops)
-    examples = ", ".join(itertools.islice(taken, 5))[:160]
-    return QuestionError(
-        "DAT-030",
-        f"the default {found.name} filter ({settings}) would drop {len(found.drops):,} of {len(found.rows):,} rows "
-        f"({found.share:.1%}), such as {examples}",
-        where=key,
-        expected=f"at most {accepted:.0%} without your word",
-        fix=f"--set data.filters.accept_drop_share=1 accepts it; --set {key}=null switches it off; or write {key}: {{{settings}}} in the recipe",
-    )
-
-
-def _confirmed(what: str) -> bool:
-    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    import click
-
-    return click.confirm(f"{what}. Drop them?", default=False, err=True)
+    taken = [row for row in found.rows if row.row in found.drops]
+    places = {row.row: row.place for row in taken}
+    first = [[row.row, found.drops[row.row].value] for row in taken[:EXAMPLES]]
+    told = {found.name: {"seen": len(found.rows), "dropped": len(taken), "first": first}}
+    return next(questions(spec, told, places.__getitem__), None)

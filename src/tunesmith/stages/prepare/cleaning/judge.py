@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tunesmith.recipe import Recipe
+from tunesmith.recipe import Recipe, Source
 from tunesmith.recipe.tree import Filters, Heuristics
 from tunesmith.stages.prepare import frames
 from tunesmith.stages.prepare.cleaning.characters import CONTROLS, LETTERS, count_by, count_controls
@@ -71,7 +72,7 @@ def judge(
     """
     filters = spec.data.filters
     splits = splits if splits is not None else [source.split for source in spec.data.sources]
-    sources = sources if sources is not None else [source.name or source.path for source in spec.data.sources]
+    sources = sources if sources is not None else [_name_of(source) for source in spec.data.sources]
     texts = texts_of(part)
     sheet = _Sheet(part, _may_train(part, splits))
     _by_length(part, filters, sheet)
@@ -90,6 +91,10 @@ def judge(
     return Judged(_rewritten(part, texts, replaced, keys), verdicts, measured, flags, facts)
 
 
+def _name_of(source: Source) -> str:
+    return source.name or Path(source.path).name.split(".")[0]
+
+
 def check_cleaning(spec: Recipe, kinds: Mapping[str, Kind]) -> None:
     """What of the recipe's filters cannot be done, said before any row is judged. kinds: of the rows' other columns.
 
@@ -100,7 +105,7 @@ def check_cleaning(spec: Recipe, kinds: Mapping[str, Kind]) -> None:
     if filters.where:
         own = {"row": pa.int64(), "characters": pa.int32(), "turns": pa.int64()}
         schema = {**{name: TYPES[kind] for name, kind in kinds.items()}, **{name: own.get(name, pa.utf8()) for name in OWN}}
-        frames.true_rows(pa.schema(list(schema.items())).empty_table(), filters.where, list(schema)[:-1])
+        frames.true_rows(pa.schema(list(schema.items())).empty_table(), filters.where, [*OWN[1:], *kinds])
     if filters.language is not None:
         check_languages(filters.language.keep)
     if filters.pii.model is not None:
