@@ -13,7 +13,7 @@ STARTS = np.array([not 0x80 <= byte < 0xC0 for byte in range(256)], np.uint8)
 LETTERS = np.array(
     [chr(byte).isalpha() if byte < 0x80 else byte >= 0xC3 and byte != 0xE2 for byte in range(256)], np.uint8
 )
-CONTROLS = np.array([byte < 32 and byte not in (9, 10, 13) or byte == 127 for byte in range(256)], bool)
+CONTROLS = np.array([(byte < 32 and byte not in (9, 10, 13)) or byte == 127 for byte in range(256)], bool)
 REPLACEMENT = (0xEF, 0xBF, 0xBD)  # U+FFFD in UTF-8
 
 
