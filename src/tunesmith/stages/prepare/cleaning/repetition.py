@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ def _stretches(offsets_M: np.ndarray) -> list[tuple[int, int]]:
     """Neighbouring texts of about STRETCH bytes together; one stretch at least."""
     firsts = np.searchsorted(offsets_M[:-1], np.arange(offsets_M[0], offsets_M[-1], STRETCH))
     bounds = sorted({0, *firsts.tolist(), len(offsets_M) - 1})
-    return list(zip(bounds[:-1], bounds[1:], strict=True)) or [(0, 0)]
+    return list(itertools.pairwise(bounds)) or [(0, 0)]
 
 
 def _measure(data_N: np.ndarray, offsets_M: np.ndarray, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
