@@ -33,7 +33,9 @@ def row(
     problem: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turns of user and assistant in turn, or (role, content) pairs; role "text" for plain text."""
-    named = [(("user", "assistant")[place % 2], turn) if isinstance(turn, str) else turn for place, turn in enumerate(turns)]
+    named = [
+        (("user", "assistant")[place % 2], turn) if isinstance(turn, str) else turn for place, turn in enumerate(turns)
+    ]
     roles = [4 if role == "text" else ROLES.index(role) for role, _ in named]
     contents = [content for _, content in named]
     key, prompt_key = keys_of(roles, contents, extra)
@@ -72,6 +74,8 @@ def part_of_files(paths: Iterable[Path], fields: dict[str, str] | None = None) -
             except FormatProblem:
                 continue
             meta = {key: value for key, value in example.meta.items() if isinstance(value, (int, float, str, bool))}
-            turns = [(m.role, m.content) for m in example.messages] if example.text is None else [("text", example.text)]
+            turns = (
+                [(m.role, m.content) for m in example.messages] if example.text is None else [("text", example.text)]
+            )
             rows.append(row(*turns, meta=meta))
     return part_of(rows)

@@ -51,7 +51,11 @@ def details(found: Judged) -> list[str]:
 
 def test_only_rows_that_may_train_go_but_all_are_flagged() -> None:
     key = "AKIA" + "Q2WERTY7UIOPASD3"
-    rows = [row("My key?", f"It is {key}."), row("My key?", f"It is {key}.", source=1), row(problem={"code": "DAT-010"})]
+    rows = [
+        row("My key?", f"It is {key}."),
+        row("My key?", f"It is {key}.", source=1),
+        row(problem={"code": "DAT-010"}),
+    ]
     found = judge(part_of(rows), recipe(NO_LENGTH, "data.filters.secrets.api_keys=drop"), keys_of)
     assert gone(found) == {0: "api_keys"}
     assert found.flags["row"].to_pylist() == [0, 1]
@@ -60,7 +64,11 @@ def test_only_rows_that_may_train_go_but_all_are_flagged() -> None:
 
 
 def test_a_row_goes_by_the_first_rule_that_takes_it_with_value_and_threshold() -> None:
-    rows = [row("Hi", "Ho", meta={"quality_score": 0.1}), row("Hello?", ANSWER, meta={"quality_score": 0.1}), row("Hello?", ANSWER)]
+    rows = [
+        row("Hi", "Ho", meta={"quality_score": 0.1}),
+        row("Hello?", ANSWER, meta={"quality_score": 0.1}),
+        row("Hello?", ANSWER),
+    ]
     found = judge(part_of(rows), recipe(), keys_of)
     assert gone(found) == {0: "too_short", 1: "quality"}
     assert found.verdicts["value"].to_pylist() == [4.0, 0.1]
@@ -83,7 +91,10 @@ def test_by_default_nothing_but_length_and_quality_drops_and_nothing_is_rewritte
 
 
 def test_facts_of_parts_add_up_to_the_facts_of_the_whole() -> None:
-    rows = [row("Hello?", word * 12, meta={"quality_score": score}) for word, score in (("yes ", 0.9), ("a b c ", 0.2), ("no", 0.8)) * 9]
+    rows = [
+        row("Hello?", word * 12, meta={"quality_score": score})
+        for word, score in (("yes ", 0.9), ("a b c ", 0.2), ("no", 0.8)) * 9
+    ]
     spec = recipe("data.filters.repetition={}", "data.quality=heuristics")
     whole = judge(part_of(rows), spec, keys_of).facts
     parts = [judge(part_of(rows[start : start + 10], first=start), spec, keys_of).facts for start in (0, 10, 20)]
@@ -94,7 +105,9 @@ def test_facts_of_parts_add_up_to_the_facts_of_the_whole() -> None:
 def test_the_question_names_the_rows_and_the_key_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row("Hi", "Ho")] * 3 + [row("Hello?", ANSWER)] * 7
     facts = judge(part_of(rows), recipe(), keys_of).facts
-    with pytest.raises(QuestionError, match=r"(?s)DAT-030.*3 of 10 rows \(30.0%\), such as a:0 \(4\), a:1 \(4\).*accept_drop_share=1"):
+    with pytest.raises(
+        QuestionError, match=r"(?s)DAT-030.*3 of 10 rows \(30.0%\), such as a:0 \(4\), a:1 \(4\).*accept_drop_share=1"
+    ):
         ask(recipe(), facts["filters"], lambda number: f"a:{number}")
     for answer in ("data.filters.accept_drop_share=1", "data.filters.length.min_characters=50"):
         ask(recipe(answer), facts["filters"], str)
@@ -109,7 +122,9 @@ def test_further_columns_are_judged_above_below_and_between() -> None:
         0: "score.score", 3: "score.score", 4: "score.score",
     }  # fmt: skip
     assert set(gone(judged(rows, "data.filters.columns=[{column: score, below: 3.5}]"))) == {2, 3, 4}
-    assert gone(judged([row("a", "b", meta={"quality_score": 0.95})], "data.filters.quality.below=0.9")) == {0: "quality"}
+    assert gone(judged([row("a", "b", meta={"quality_score": 0.95})], "data.filters.quality.below=0.9")) == {
+        0: "quality"
+    }
 
 
 def test_expressions_see_prompt_answer_text_source_and_other_columns() -> None:
@@ -137,7 +152,11 @@ def test_expressions_see_prompt_answer_text_source_and_other_columns() -> None:
 
 
 def test_an_expression_means_the_same_in_a_part_without_its_column() -> None:
-    parts = [part_of([row("a", "b", meta={"rank": "high"})]), part_of([row("a", "b", meta={"rank": 2})]), part_of([row("a", "b")])]
+    parts = [
+        part_of([row("a", "b", meta={"rank": "high"})]),
+        part_of([row("a", "b", meta={"rank": 2})]),
+        part_of([row("a", "b")]),
+    ]
     kinds = merge_kinds(map(kinds_of, parts))
     assert kinds == {"rank": "number"}
     spec = recipe(NO_LENGTH, "data.filters.where=[rank > 1]")
@@ -160,7 +179,9 @@ def test_an_expression_means_the_same_in_a_part_without_its_column() -> None:
     ],
 )
 def test_a_bad_expression_is_named(expression: str, why: str) -> None:
-    with pytest.raises(RecipeError, match=f"(?s)DAT-060 data.filters.where: the expression {re.escape(repr(expression))}.*{why}"):
+    with pytest.raises(
+        RecipeError, match=f"(?s)DAT-060 data.filters.where: the expression {re.escape(repr(expression))}.*{why}"
+    ):
         check_cleaning(recipe(f"data.filters.where={json.dumps([expression])}"), {"rank": "number"})
 
 
@@ -168,11 +189,19 @@ def test_a_bad_expression_is_named(expression: str, why: str) -> None:
 
 
 def test_control_characters_are_counted_removed_or_dropped() -> None:
-    rows = [row("Tab\tand\r\nlines é 中 😀", "fine"), row("a\x00b", "c\x7f\x1b"), row("x", "bad \ufffd text"), row("", "")]
+    rows = [
+        row("Tab\tand\r\nlines é 中 😀", "fine"),
+        row("a\x00b", "c\x7f\x1b"),
+        row("x", "bad \ufffd text"),
+        row("", ""),
+    ]
     flagged = judged(rows)
     assert flagged.measured["control_characters"].to_pylist() == [0, 3, 1, 0]
     assert flagged.flags["action"].to_pylist() == ["flag", "flag"]
-    assert gone(judged(rows, "data.filters.control_characters=drop")) == {1: "control_characters", 2: "control_characters"}
+    assert gone(judged(rows, "data.filters.control_characters=drop")) == {
+        1: "control_characters",
+        2: "control_characters",
+    }
     clean = judged(rows, "data.filters.control_characters=remove")
     assert clean.part["turns"].to_pylist()[1] == [{"role": 1, "content": "ab"}, {"role": 2, "content": "c"}]
     assert answers(clean)[2] == "bad  text"
@@ -204,6 +233,7 @@ def test_residue_is_found(answer: str, kind: str) -> None:
 def test_what_looks_like_residue_and_is_none_stays() -> None:
     rows = [
         row("Are you an AI language model?", "The user: somebody who asks."),
+        row("Who made it?", "GPT-3 was created by OpenAI; she was hired as an AI engineer."),
         row("As an AI language model, what do you do?", "I answer."),
         row("What is said?", "<think>Two and two.</think>\nFour."),
         row("How is it written?", "Write `#### Response: none` and `if user: pass`."),
@@ -263,7 +293,9 @@ def test_repetition_is_measured_as_a_plain_loop_measures_it() -> None:
     texts = texts_of(part_of(rows)).learned
     found = repetition_of(texts, 2)
     for place, text in enumerate(texts.contents.to_pylist()):
-        assert (found.ngrams[place], found.lines[place], found.run[place]) == pytest.approx(slow_repetition(text, 2)), text
+        assert (found.ngrams[place], found.lines[place], found.run[place]) == pytest.approx(slow_repetition(text, 2)), (
+            text
+        )
 
 
 def slow_repetition(text: str, n: int) -> tuple[float, float, int]:
@@ -273,22 +305,41 @@ def slow_repetition(text: str, n: int) -> tuple[float, float, int]:
     again = sum(len(line.encode()) for place, line in enumerate(lines) if line in lines[:place])
     runs = [len(match.group()) for match in re.finditer(r"([!-~])\1*", text)]
     longest = max((run for run in runs if run > 2), default=min(1, len(text)))
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0, again / max(1, sum(len(line.encode()) for line in lines)), longest
+    return (
+        1 - len(set(grams)) / len(grams) if grams else 0.0,
+        again / max(1, sum(len(line.encode()) for line in lines)),
+        longest,
+    )
 
 
 def test_answers_that_repeat_themselves_go() -> None:
-    rows = [row("ha " * 99, ANSWER), row("?", "I will help you with that. " * 20), row("?", "one\ntwo\n" * 9), row("?", "=" * 101)]
-    assert gone(judged(rows, "data.filters.repetition={}")) == {1: "repeated_ngrams", 2: "repeated_ngrams", 3: "longest_run"}
+    rows = [
+        row("ha " * 99, ANSWER),
+        row("?", "I will help you with that. " * 20),
+        row("?", "one\ntwo\n" * 9),
+        row("?", "=" * 101),
+    ]
+    assert gone(judged(rows, "data.filters.repetition={}")) == {
+        1: "repeated_ngrams",
+        2: "repeated_ngrams",
+        3: "longest_run",
+    }
     lines = judged(rows, "data.filters.repetition={max_repeated_ngrams: 1}")
     assert gone(lines) == {2: "repeated_lines", 3: "longest_run"}
-    assert gone(judged(rows, "data.filters.repetition={max_repeated_ngrams: 1, max_repeated_lines: 1, max_run: 101}")) == {}
+    assert (
+        gone(judged(rows, "data.filters.repetition={max_repeated_ngrams: 1, max_repeated_lines: 1, max_run: 101}"))
+        == {}
+    )
 
 
 def test_languages_are_told_and_short_texts_are_kept() -> None:
     pytest.importorskip("py3langid")
     rows = [
         row("Where is my parcel, please? I have waited for a week.", ANSWER),
-        row("Wo ist mein Paket, bitte?", "Es hat unser Haus am Montag verlassen und sollte bis Donnerstag bei Ihnen sein."),
+        row(
+            "Wo ist mein Paket, bitte?",
+            "Es hat unser Haus am Montag verlassen und sollte bis Donnerstag bei Ihnen sein.",
+        ),
         row("Hallo?", "Ja."),
     ]
     found = judged(rows, "data.filters.language={keep: [en, fr]}")
@@ -296,7 +347,7 @@ def test_languages_are_told_and_short_texts_are_kept() -> None:
     assert found.verdicts["detail"].to_pylist() == ["de"]
     assert found.facts["languages"] == {"en": 1, "de": 1, "undecided": 1}
     assert gone(judged(rows, "data.filters.language={keep: [de], of: answer}")) == {0: "language"}
-    with pytest.raises(RecipeError, match="DAT-063 data.filters.language.keep: 'english' is no language"):
+    with pytest.raises(RecipeError, match=r"DAT-063 data.filters.language.keep: 'english' is no language"):
         check_cleaning(recipe("data.filters.language={keep: [english]}"), {})
 
 
@@ -344,7 +395,11 @@ def test_a_key_of_a_known_shape_is_found_and_redacted(name: str) -> None:
 
 
 def test_private_keys_and_web_tokens() -> None:
-    rows = [row("?", f"Key:\n{PEM}\nEnd."), row("?", f"Bearer {TOKEN}"), row("?", "eyJub3QiOiJvbmUifQ.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl")]
+    rows = [
+        row("?", f"Key:\n{PEM}\nEnd."),
+        row("?", f"Bearer {TOKEN}"),
+        row("?", "eyJub3QiOiJvbmUifQ.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"),
+    ]
     found = judged(rows, "data.filters.secrets={private_keys: redact, tokens: drop}")
     assert answers(found)[0] == "Key:\n[PRIVATE_KEY]\nEnd."
     assert gone(found) == {1: "tokens"}
@@ -372,7 +427,7 @@ PERSONAL = [
 ]
 HARMLESS = [
     ("email", "user@localhost, me@example.com, @handle, a@b"),
-    ("phone", "1234 5678, 2024-01-15, 3.14159265358979, +1 (212) 555-0123, 192.168.0.1, 1111111111111"),
+    ("phone", "1234 5678, 2024-01-15, 3.14159265358979, +1 (212) 555-0123, (555) 123-4567, 192.168.0.1, 1111111111111"),
     ("iban", "DE89 3704 0044 0532 0130 01 and GB00 1234"),
     ("card", "4111 1111 1111 1112, 0000 0000 0000 0000, 1234567890123456789012"),
     ("ip", "127.0.0.1, 192.168.1.1, version 8.8.8.8, v1.2.3.4, 12:30:45, 999.1.1.1, std::vec::Vec"),
@@ -436,7 +491,11 @@ def test_extras_are_looked_into_and_rewritten() -> None:
 def test_real_rows_lose_little_and_what_goes_deserves_it(test_data: Path) -> None:
     part = part_of_files(
         test_data / "data" / name
-        for name in ("instruct/llamafactory/alpaca_en_demo.json", "instruct/llamafactory/alpaca_zh_demo.json", "chat/v1_sft_demo.jsonl")
+        for name in (
+            "instruct/llamafactory/alpaca_en_demo.json",
+            "instruct/llamafactory/alpaca_zh_demo.json",
+            "chat/v1_sft_demo.jsonl",
+        )
     )
     pii = "{email: redact, phone: redact, iban: redact, card: redact, ip: redact, national_id: redact}"
     spec = recipe("data.filters.residue={}", "data.filters.refusals={}", "data.filters.repetition={}", f"data.filters.pii={pii}",

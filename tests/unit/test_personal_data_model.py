@@ -5,49 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from row_parts import keys_of, part_of, row
+from tiny_tagger import make_tagger
 
 from tunesmith.errors import ModelError
 from tunesmith.recipe import parse_recipe
 from tunesmith.stages.prepare.cleaning.judge import Judged, judge
 from tunesmith.stages.prepare.cleaning.named_entities import load_tagger
 
-LABELS = ["O", "B-NAME", "I-NAME", "B-CITY"]
-WORDS = {"anna": 1, "lee": 2, "oslo": 3}
-
 
 @pytest.fixture(scope="module")
 def tagger_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of one layer that changes nothing: a word's embedding is its label's direction, whatever stands around it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tagger")
-    vocabulary = ["[PAD]", "[UNK]", *WORDS]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(vocabulary)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=16
-    ).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
-        max_position_embeddings=16, type_vocab_size=1, id2label=dict(enumerate(LABELS)), label2id={n: i for i, n in enumerate(LABELS)},
-    )  # fmt: skip
-    model = BertForTokenClassification(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        for norm in (module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)):
-            norm.weight.fill_(1.0)
-        embedding = model.bert.embeddings.word_embeddings.weight
-        embedding[:, 0] = 4.0
-        for word, label in WORDS.items():
-            embedding[vocabulary.index(word), 0] = 0.0
-            embedding[vocabulary.index(word), label] = 4.0
-        model.classifier.weight[:, : len(LABELS)] = 3 * torch.eye(len(LABELS))
-    model.save_pretrained(folder)
-    return folder
+    return make_tagger(tmp_path_factory.mktemp("tagger"))
 
 
 def judged(folder: Path, *texts: str, **settings: str) -> Judged:
@@ -64,7 +33,13 @@ def answers(found: Judged) -> list[str]:
 def test_what_the_model_marks_is_redacted_by_its_label(tagger_folder: Path) -> None:
     found = judged(tagger_folder, "It was anna lee of oslo.", "Nobody.", "anna anna lee", "")
     assert answers(found) == ["It was [NAME] of [CITY].", "Nobody.", "[NAME] [NAME]", ""]
-    assert found.flags.to_pylist()[0] == {"row": 0, "rule": "personal", "detail": "CITY, NAME", "count": 2, "action": "redact"}
+    assert found.flags.to_pylist()[0] == {
+        "row": 0,
+        "rule": "personal",
+        "detail": "CITY, NAME",
+        "count": 2,
+        "action": "redact",
+    }
     assert found.measured["personal"].to_pylist() == [2, 0, 2, 0]
 
 
@@ -74,7 +49,9 @@ def test_labels_probability_and_action(tagger_folder: Path) -> None:
     flagged = judged(tagger_folder, "anna in oslo", model_action="flag")
     assert (answers(flagged), flagged.verdicts.num_rows) == (["anna in oslo"], 0)
     dropped = judged(tagger_folder, "anna in oslo", "nobody", model_action="drop")
-    assert dropped.verdicts.select(["row", "rule", "detail"]).to_pylist() == [{"row": 0, "rule": "personal", "detail": "CITY, NAME"}]
+    assert dropped.verdicts.select(["row", "rule", "detail"]).to_pylist() == [
+        {"row": 0, "rule": "personal", "detail": "CITY, NAME"}
+    ]
 
 
 def test_long_texts_are_looked_at_in_windows(tagger_folder: Path) -> None:

@@ -21,7 +21,9 @@ from tunesmith.stages.prepare.cleaning.scores import best_of, judge_scores, what
 from tunesmith.text.tokenizers import load_tokenizer
 
 
-def scored(scores: list[float], quality: str, may_go: list[bool] | None = None) -> dict[int, tuple[float, float | None]]:
+def scored(
+    scores: list[float], quality: str, may_go: list[bool] | None = None
+) -> dict[int, tuple[float, float | None]]:
     """Row -> (value, threshold) of the rows that go; rows are numbered from 10 on."""
     spec = parse_recipe("name: x\ndata: {sources: a.jsonl}\n", [f"data.quality={quality}"])
     rows = np.arange(10, 10 + len(scores))
@@ -73,7 +75,9 @@ ROWS = [
 
 @pytest.fixture
 def score(tiny_model_dir: Path, tmp_path: Path) -> Callable[..., dict[int, float | None]]:
-    def run(kind: str, rows: list = ROWS, on_progress: Callable[[int], None] = lambda rows: None, **settings: str) -> dict[int, float | None]:
+    def run(
+        kind: str, rows: list = ROWS, on_progress: Callable[[int], None] = lambda rows: None, **settings: str
+    ) -> dict[int, float | None]:
         spec = parse_recipe(
             f"name: x\nmodel: {{base: {tiny_model_dir}, precision: fp32}}\ndata: {{sources: a.jsonl, quality: {kind}}}\n",
             [f"{key.replace('__', '.')}={value}" for key, value in settings.items()],
@@ -122,7 +126,9 @@ def test_every_good_row_has_its_line_and_rows_without_an_answer_no_score(score) 
     assert only_last[0] == pytest.approx(perplexity[0])
 
 
-def test_a_stopped_scoring_goes_on_and_nothing_is_scored_twice(score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_scoring_goes_on_and_nothing_is_scored_twice(
+    score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured: list[int] = []
     real = model_scores.row_losses
 
@@ -164,4 +170,8 @@ def test_low_perplexity_is_the_better() -> None:
     def kind(word: str) -> Recipe:
         return parse_recipe("name: x\ndata: {sources: a.jsonl}\n", [f"data.quality={word}"])
 
-    assert [best_of(kind(word).data.quality) for word in ("heuristics", "perplexity", "difficulty")] == ["high", "low", "high"]
+    assert [best_of(kind(word).data.quality) for word in ("heuristics", "perplexity", "difficulty")] == [
+        "high",
+        "low",
+        "high",
+    ]

@@ -254,7 +254,10 @@ class LanguageFilter(Section):
         ge=1,
     )
     of: Literal["all", "answer"] = key(
-        "all", "Which text is looked at: all turns, or the answer alone.", owner="stages.prepare.cleaning", other="answer"
+        "all",
+        "Which text is looked at: all turns, or the answer alone.",
+        owner="stages.prepare.cleaning",
+        other="answer",
     )
 
 
@@ -303,7 +306,10 @@ class PhraseFilter(Section):
         "drop", "flag counts such rows; drop leaves them out.", owner="stages.prepare.cleaning", other="flag"
     )
     phrases: tuple[str, ...] = key(
-        (), "Your own phrases beside the known ones; letter case aside.", owner="stages.prepare.cleaning", other=("on its way",)
+        (),
+        "Your own phrases beside the known ones; letter case aside.",
+        owner="stages.prepare.cleaning",
+        other=("on its way",),
     )
 
 
@@ -319,9 +325,7 @@ class Secrets(Section):
         owner="stages.prepare.cleaning",
         other="drop",
     )
-    private_keys: FoundAction = key(
-        "flag", "Private keys in PEM form.", owner="stages.prepare.cleaning", other="drop"
-    )
+    private_keys: FoundAction = key("flag", "Private keys in PEM form.", owner="stages.prepare.cleaning", other="drop")
     tokens: FoundAction = key("flag", "JSON web tokens.", owner="stages.prepare.cleaning", other="drop")
 
 
@@ -349,7 +353,10 @@ class Personal(Section):
         "redact", "What to do with what the model marks.", owner="stages.prepare.cleaning", other="drop"
     )
     model_labels: tuple[str, ...] = key(
-        (), "Labels of the model that count, without B- and I-; empty: all but O.", owner="stages.prepare.cleaning", other=("NOBODY",)
+        (),
+        "Labels of the model that count, without B- and I-; empty: all but O.",
+        owner="stages.prepare.cleaning",
+        other=("NOBODY",),
     )
     model_probability: float = key(
         0.5,
@@ -375,7 +382,10 @@ class Filters(Section):
         other=None,
     )
     columns: tuple[ColumnFilter, ...] = key(
-        (), "Further numeric columns to judge by.", owner="stages.prepare.cleaning", other=({"column": "score", "above": 0.5},)
+        (),
+        "Further numeric columns to judge by.",
+        owner="stages.prepare.cleaning",
+        other=({"column": "score", "above": 0.5},),
     )
     where: tuple[str, ...] = key(
         (),
@@ -390,7 +400,10 @@ class Filters(Section):
         other="drop",
     )
     language: LanguageFilter | None = key(
-        None, "Language; null switches it off. Needs py3langid.", owner="stages.prepare.cleaning", other={"keep": ["de"]}
+        None,
+        "Language; null switches it off. Needs py3langid.",
+        owner="stages.prepare.cleaning",
+        other={"keep": ["de"]},
     )
     residue: PhraseFilter | None = key(
         None,

@@ -25,7 +25,11 @@ def externals(spec: Recipe, run: Run) -> dict[str, Any]:
         "tokenizer": tokenizer_hash(files),
         "template": _hash(template) if template.suffix == ".jinja" and template.is_file() else None,
         **({"base": files.fingerprint} if scores else {}),
-        **({"pii_model": _hash_folder(Path(spec.data.filters.pii.model).expanduser())} if spec.data.filters.pii.model else {}),
+        **(
+            {"pii_model": _hash_folder(Path(spec.data.filters.pii.model).expanduser())}
+            if spec.data.filters.pii.model
+            else {}
+        ),
     }
 
 

@@ -67,7 +67,9 @@ def is_chinese_id(text: str) -> bool:
     """GB 11643-1999: 17 digits with a date of birth and a check character, ISO 7064 mod 11-2."""
     if not is_date(int(text[6:10]), int(text[10:12]), int(text[12:14])):
         return False
-    return "10X98765432"[_weighted(text, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)) % 11] == text[17].upper()
+    return (
+        "10X98765432"[_weighted(text, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)) % 11] == text[17].upper()
+    )
 
 
 def is_spanish_id(text: str) -> bool:

@@ -37,7 +37,9 @@ def histogram(name: str, values: np.ndarray) -> dict[str, Any]:
     return {"edges": edges, "counts": counts.tolist(), "missing": len(values) - len(known)}
 
 
-def facts_of(measured: pa.Table, verdicts: pa.Table, flags: pa.Table, filters: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def facts_of(
+    measured: pa.Table, verdicts: pa.Table, flags: pa.Table, filters: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """Of one part. filters: name -> {seen, dropped, first: [[row, value], ...]}.
 
     Returns {rows, filters, rules: {rule: {dropped, flagged, redacted, samples}}, languages, histograms}.

@@ -112,7 +112,10 @@ def check_cleaning(spec: Recipe, kinds: Mapping[str, Kind]) -> None:
     filters = spec.data.filters
     if filters.where:
         own = {"row": pa.int64(), "characters": pa.int32(), "turns": pa.int64()}
-        schema = {**{name: TYPES[kind] for name, kind in kinds.items()}, **{name: own.get(name, pa.utf8()) for name in OWN}}
+        schema = {
+            **{name: TYPES[kind] for name, kind in kinds.items()},
+            **{name: own.get(name, pa.utf8()) for name in OWN},
+        }
         frames.true_rows(pa.schema(list(schema.items())).empty_table(), filters.where, [*OWN[1:], *kinds])
     if filters.language is not None:
         check_languages(filters.language.keep)
@@ -161,7 +164,9 @@ class _Sheet:
         self._drops.append((self.rows[taken], rule, found, told, np.nan if threshold is None else float(threshold)))
         filter = self.filters[name]
         filter["dropped"] += len(taken)
-        first = [[int(self.rows[p]), d if np.isnan(v) else float(v)] for p, v, d in zip(taken, found, told, strict=True)]
+        first = [
+            [int(self.rows[p]), d if np.isnan(v) else float(v)] for p, v, d in zip(taken, found, told, strict=True)
+        ]
         filter["first"] = (filter["first"] + first[:FIRST])[:FIRST]
 
     def flag(self, rule: str, details: Mapping[int, str], action: str, counts: Mapping[int, int] | None = None) -> None:
@@ -344,7 +349,10 @@ def _by_finds(texts: Texts, filters: Filters, sheet: _Sheet) -> dict[int, str]:
         for find in found:
             kinds = counted.setdefault(_rule_of(find), {}).setdefault(row, {})
             kinds[find.name] = kinds.get(find.name, 0) + 1
-    for section, kinds in (("secrets", filters.secrets.model_dump()), ("pii", {**_personal_actions(filters), "personal": ""})):
+    for section, kinds in (
+        ("secrets", filters.secrets.model_dump()),
+        ("pii", {**_personal_actions(filters), "personal": ""}),
+    ):
         total = np.zeros(texts.num_rows, np.int64)
         sheet.begin(section)
         for kind in (kind for kind in kinds if kind in counted):

@@ -138,7 +138,10 @@ class _Losses:
         if how != "alone" or first is None:
             return encoded
         return [
-            (np.concatenate([np.array([first], np.int32), ids]), [(start + 1, end + 1, weight) for start, end, weight in spans])
+            (
+                np.concatenate([np.array([first], np.int32), ids]),
+                [(start + 1, end + 1, weight) for start, end, weight in spans],
+            )
             for ids, spans in encoded
         ]
 

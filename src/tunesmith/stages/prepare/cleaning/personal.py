@@ -32,9 +32,9 @@ def _is_public_ip(match: re.Match[str]) -> bool:
 def _is_phone(match: re.Match[str]) -> bool:
     """E.164: at most 15 digits, a country code does not begin with 0; at least 8 to be no other number."""
     digits = _bare(match)
-    if len(set(digits)) < 3 or re.fullmatch(r"\(?[2-9]\d\d\)?[ .-]?555[ .-]?01\d\d", match.group(0).removeprefix("+1 ")):
-        return False  # 555-01xx is reserved for fiction
-    return 8 <= len(digits) <= 15
+    if re.fullmatch(r"1?(?:555\d{7}|[2-9]\d\d55501\d\d)", digits):
+        return False  # no area has the code 555, and 555-01xx is reserved for fiction
+    return len(set(digits)) > 2 and 8 <= len(digits) <= 15
 
 
 def _ascii(pattern: str) -> re.Pattern[str]:
@@ -53,18 +53,35 @@ def _id(name: str, coarse: str, exact: str, check: Callable[[str], bool]) -> Det
 
 PERSONAL = (
     _number(
-        "iban", "IBAN", r"\b[A-Z]{2}\d\d ?[A-Z0-9]{4}", r"[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?", checksums.is_iban
+        "iban",
+        "IBAN",
+        r"\b[A-Z]{2}\d\d ?[A-Z0-9]{4}",
+        r"[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?",
+        checksums.is_iban,
     ),
     _number("card", "payment card", r"\d{4}[ -]?\d{4,6}[ -]?\d{4,5}", r"\d(?:[ -]?\d){12,18}", checksums.is_card),
     _id("Chinese resident identity", r"\d{17}[\dXx]", r"\d{17}[\dXx]", checksums.is_chinese_id),
-    _id("Italian codice fiscale", r"[A-Z]{6}\d\d[A-Z]\d\d[A-Z]", r"[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]", checksums.is_italian_code),
+    _id(
+        "Italian codice fiscale",
+        r"[A-Z]{6}\d\d[A-Z]\d\d[A-Z]",
+        r"[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]",
+        checksums.is_italian_code,
+    ),
     _id("Spanish DNI or NIE", r"\b[\dXYZ]\d{7}-?[A-Z]\b", r"[\dXYZ]\d{7}-?[A-Z]", checksums.is_spanish_id),
     _id("Brazilian CPF", r"\d{3}\.\d{3}\.\d{3}-\d\d", r"\d{3}\.\d{3}\.\d{3}-\d\d", checksums.is_brazilian_id),
     _id(
-        "French NIR", r"[12] ?\d\d ?[01]\d ?\d\d ?\d{3}", r"[12] ?\d\d ?[01]\d ?\d\d ?\d{3} ?\d{3} ?\d\d", checksums.is_french_id
+        "French NIR",
+        r"[12] ?\d\d ?[01]\d ?\d\d ?\d{3}",
+        r"[12] ?\d\d ?[01]\d ?\d\d ?\d{3} ?\d{3} ?\d\d",
+        checksums.is_french_id,
     ),
     _id("Korean resident registration", r"\d{6}-[1-8]\d{6}", r"\d{6}-[1-8]\d{6}", checksums.is_korean_id),
-    _id("Swedish personnummer", r"\d{6}[-+]\d{4}", r"(?:19|20)?(?:\d{6}[-+]\d{4})", lambda text: checksums.is_swedish_id(text[-10:])),
+    _id(
+        "Swedish personnummer",
+        r"\d{6}[-+]\d{4}",
+        r"(?:19|20)?(?:\d{6}[-+]\d{4})",
+        lambda text: checksums.is_swedish_id(text[-10:]),
+    ),
     Detector(
         "national_id",
         "Finnish henkilötunnus",

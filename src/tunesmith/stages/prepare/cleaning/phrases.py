@@ -17,10 +17,10 @@ from tunesmith.stages.prepare.cleaning.texts import Texts
 
 # What assistants of others say of themselves. In the languages whose data sets are translated most.
 SELF_DESCRIPTION = (
-    r"\bas an? (?:ai|artificial intelligence)(?: (?:language model|assistant|model|chatbot))?\b",
+    r"\bas an? (?:ai|artificial intelligence)(?: (?:language model|assistant|model|chatbot|system)\b| i\b|,)",
     r"\bas a (?:large )?language model\b",
     r"\bi(?:'m| am) (?:just |only |merely )?an? (?:ai|artificial intelligence)(?: language)? ?(?:model|assistant|chatbot)\b",
-    r"\b(?:trained|developed|created|made) by (?:openai|anthropic|google deepmind|meta ai)\b",
+    r"\bi(?:'m| am| was| have been)[^.\n]{0,40} (?:trained|developed|created|made) by (?:openai|anthropic|google|meta ai)\b",
     r"\bmy (?:knowledge|training) (?:cut-?off|data (?:only )?goes)\b",
     r"作为(?:一个|一款|一名)?(?:人工智能|ai|大型?语言模型)",
     r"\bcomo (?:una? )?(?:modelo de lenguaje|inteligencia artificial)",
@@ -42,7 +42,12 @@ HEADINGS = (
 )
 EMPTY_THINK = (r"<think>\s*</think>",)
 
-RESIDUE = {"self_description": SELF_DESCRIPTION, "empty_think": EMPTY_THINK, "heading": HEADINGS, "control_token": CONTROL_TOKENS}
+RESIDUE = {
+    "self_description": SELF_DESCRIPTION,
+    "empty_think": EMPTY_THINK,
+    "heading": HEADINGS,
+    "control_token": CONTROL_TOKENS,
+}
 FOLDED = {"self_description"}  # letter case aside
 
 REFUSALS = (

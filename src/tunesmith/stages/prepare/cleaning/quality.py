@@ -1,12 +1,12 @@
 """A score of 0 to 1 for rows that bring none, by what can be seen of the answer. The rule of thumb is this file, whole.
 
-    score = clean x (0.3 length + 0.3 variety + 0.2 letters + 0.2 ending)
+score = clean x (0.3 length + 0.3 variety + 0.2 letters + 0.2 ending)
 
-    clean    0 where the answer has leftovers of templates or begins with a refusal, else 1
-    length   grows with the logarithm of the characters, 1 from 200 on
-    variety  1 minus the share of 5-grams that occurred before in the same answer
-    letters  share of letters among the characters, 1 from 60 % on
-    ending   1 where the answer ends as a sentence, a list, a number or code does, 0 where it breaks off
+clean    0 where the answer has leftovers of templates or begins with a refusal, else 1
+length   grows with the logarithm of the characters, 1 from 200 on
+variety  1 minus the share of 5-grams that occurred before in the same answer
+letters  share of letters among the characters, 1 from 60 % on
+ending   1 where the answer ends as a sentence, a list, a number or code does, 0 where it breaks off
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,15 @@ from tunesmith.stages.prepare.cleaning.characters import sum_segments
 from tunesmith.stages.prepare.cleaning.texts import Texts
 
 BLANK = np.array([byte in b" \t\n\r\x0b\x0c" for byte in range(256)], bool)
-CJK = np.array([0xE3 <= byte <= 0xED or byte == 0xEF or byte >= 0xF0 for byte in range(256)], bool)  # first bytes from U+3000 on
+CJK = np.array(
+    [0xE3 <= byte <= 0xED or byte == 0xEF or byte >= 0xF0 for byte in range(256)], bool
+)  # first bytes from U+3000 on
 # A polynomial hash modulo 2^64 whose base has an inverse, so that the hash of any stretch is a difference of prefix sums.
 BASE = 0x9E3779B97F4A7C15
 STRETCH = 2**21  # bytes
-HASH_BITS = 40  # beside the number of the text in one integer; equal hashes of unequal n-grams of one text: 1e-8 for 100 words
+HASH_BITS = (
+    40  # beside the number of the text in one integer; equal hashes of unequal n-grams of one text: 1e-8 for 100 words
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def _stretches(offsets_M: np.ndarray) -> list[tuple[int, int]]:
     """Neighbouring texts of about STRETCH bytes together; one stretch at least."""
     firsts = np.searchsorted(offsets_M[:-1], np.arange(offsets_M[0], offsets_M[-1], STRETCH))
     bounds = sorted({0, *firsts.tolist(), len(offsets_M) - 1})
-    return list(zip(bounds[:-1], bounds[1:], strict=True)) or [(0, 0)]
+    return list(itertools.pairwise(bounds)) or [(0, 0)]
 
 
 def _measure(data_N: np.ndarray, offsets_M: np.ndarray, ngram: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -135,7 +140,6 @@ def _repeated_lines(data_N, offsets_M, hashes) -> np.ndarray:
 
 
 def _longest_runs(data_N, offsets_M) -> np.ndarray:
-    num_texts = len(offsets_M) - 1
     changes_N = np.empty(len(data_N), bool)
     changes_N[0] = True
     np.not_equal(data_N[1:], data_N[:-1], out=changes_N[1:])

@@ -66,6 +66,10 @@ def what_thresholds_keep(scores: np.ndarray, best: Best) -> dict[str, Any]:
     for tenths in range(9, 0, -1) if len(known) else ():
         count = max(1, round(tenths / 10 * len(known)))
         threshold = float(known[count - 1] if best == "low" else known[-count])
-        kept = np.searchsorted(known, threshold, side="right") if best == "low" else len(known) - np.searchsorted(known, threshold)
+        kept = (
+            np.searchsorted(known, threshold, side="right")
+            if best == "low"
+            else len(known) - np.searchsorted(known, threshold)
+        )
         table.append({"share": tenths / 10, "threshold": threshold, "rows": int(kept)})
     return {"best": best, "scored": len(known), "missing": len(scores) - len(known), "thresholds": table}

@@ -39,7 +39,11 @@ SECRETS = (
         ),
     ),
     Detector(
-        "tokens", "JSON web token", r"eyJ[\w-]+\.eyJ", re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{10,}"), _is_token
+        "tokens",
+        "JSON web token",
+        r"eyJ[\w-]+\.eyJ",
+        re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{10,}"),
+        _is_token,
     ),
     _key("AWS access key", r"A[KS]IA[A-Z2-7]{4}", r"(?:AKIA|ASIA)[A-Z2-7]{16}"),
     _key("GitHub token", r"gh[pousr]_[A-Za-z0-9]{4}", r"gh[pousr]_[A-Za-z0-9]{36,255}"),
