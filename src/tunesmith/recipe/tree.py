@@ -1449,6 +1449,10 @@ class Recipe(Section):
                 return where  # type: ignore[return-value]
         return "default"
 
+    def is_written(self, key: str) -> bool:
+        """Whether this very key was written; `leaks: drop` writes no key below data.leaks."""
+        return key in self._origins
+
     def value(self, key: str) -> Any:
         """The value at a dotted path, as plain data. Raises KeyError for a path that is not there."""
         node: Any = self.model_dump(mode="json")

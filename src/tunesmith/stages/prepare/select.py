@@ -66,7 +66,7 @@ def question(spec: Recipe, chosen: Selection) -> QuestionError | None:
     taken = sum(count for way, count in chosen.told.get("leaks", {}).items() if way.startswith("near: train"))
     share = taken / max(int((chosen.splits == TRAIN).sum()), 1)
     accepted = spec.data.filters.accept_drop_share
-    if not taken or spec.origin(key) != "default" or share <= accepted:
+    if not taken or spec.is_written(key) or share <= accepted:
         return None
     detail, row, twin = (chosen.verdicts.column(name) for name in ("detail", "row", "kept_twin"))
     place = pc.index(pc.starts_with(detail, "near: train").fill_null(False), True).as_py()
