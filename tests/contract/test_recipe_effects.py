@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +106,6 @@ def workers(bench: Bench, overrides: tuple[str, ...]) -> Any:
 
 def ledger(bench: Bench, overrides: tuple[str, ...]) -> Any:
     """What preparation makes of the rows: of each its source, format, split, fate, tokens and learned tokens."""
-    from tunesmith import hub
     from tunesmith.errors import TunesmithError
     from tunesmith.runs.dataset import Dataset
     from tunesmith.runs.run import Run

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tunesmith.runs.dataset import Dataset
-
 from tunesmith.runs.events import read_events
 
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -49,10 +49,9 @@ def test_a_mistake_arrives_with_its_code_and_place() -> None:
 
 
 def test_a_worker_that_dies_is_said_and_what_was_done_before_is_there() -> None:
-    done = {}
+    done: dict[int, int] = {}
     with pytest.raises(FileError, match=r"DAT-070 a worker of the preparation was killed by SIGKILL"):
-        for number, value in spread(die, range(6), workers=2):
-            done[number] = value
+        done.update(spread(die, range(6), workers=2))
     assert done.items() <= {number: number for number in range(6)}.items()
 
 
@@ -73,11 +72,15 @@ def test_a_part_is_kept_only_when_it_is_as_it_was_written(tmp_path: Path) -> Non
 
 def test_parts_outlive_a_kill_and_a_second_process_makes_its_own(tmp_path: Path) -> None:
     artifact = tmp_path / "rows" / "abc"
-    with pytest.raises(KeyboardInterrupt), parts.folder_for(artifact) as first:
-        (first / "kept").touch()
-        with parts.folder_for(artifact) as second:
-            assert second != first
-        raise KeyboardInterrupt
+
+    def killed() -> None:
+        with parts.folder_for(artifact) as shared, parts.folder_for(artifact) as own:
+            (shared / "kept").touch()
+            assert own != shared
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
     with parts.folder_for(artifact) as again:
         assert (again / "kept").exists()
-    assert not first.exists()
+    assert not again.exists()

@@ -102,6 +102,8 @@ def _by_place(path: Path, source: str, number: int) -> list[dict[str, Any]]:
 
 
 def _overview(path: Path) -> str:
-    counts = _table(path, columns=["file"]).group_by("file", use_threads=False).aggregate([([], "count_all")]).to_pylist()
+    counts = (
+        _table(path, columns=["file"]).group_by("file", use_threads=False).aggregate([([], "count_all")]).to_pylist()
+    )
     listed = ", ".join(f"{entry['count_all']:,} rows of {entry['file']}" for entry in counts[:SHOWN])
     return "it holds " + listed

@@ -39,15 +39,16 @@ def assemble(
     spec: Recipe, rows: Rows, tokens: Tokens, selection: Selection, tokenizer: Tokenizer, folder: Path
 ) -> dict[str, Any]:
     """Fills `folder` with the Dataset; returns its statistics. Raises DataError DAT-033 where no row is left to train on."""
-    writer = DatasetWriter(folder)
     sizes = Sizes(np.full(rows.num_rows, NONE, np.int32), np.full(rows.num_rows, NONE, np.int32))
     for number, facts in enumerate(rows.parts):
+        _judge_tokens(spec, tokens.part(number), facts["base"], selection.accounts, sizes)
+    refuse_nothing_left(selection)
+    writer = DatasetWriter(folder)
+    for number, facts in enumerate(rows.parts):
         part = tokens.part(number)
-        _judge_tokens(spec, part, facts["base"], selection.accounts, sizes)
-        _gather(spec, part, facts["base"], selection, sizes, writer)
+        _gather(spec, part, facts["base"], selection, writer)
         if len(sizes.samples) < SAMPLES:
             _take_samples(rows, number, part, selection, tokenizer, sizes)
-    refuse_nothing_left(selection)
     statistics = statistics_of(rows, selection, sizes)
     writer.close(
         items=_items(rows, selection, tokenizer),
@@ -114,9 +115,7 @@ def learned_tokens(part: PartTokens, limit: int | None = None) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------- gathering
 
 
-def _gather(
-    spec: Recipe, part: PartTokens, base: int, selection: Selection, sizes: Sizes, writer: DatasetWriter
-) -> None:
+def _gather(spec: Recipe, part: PartTokens, base: int, selection: Selection, writer: DatasetWriter) -> None:
     """The used rows of a part go to the writer, cut to the limit, as often as they are to come."""
     here = slice(base, base + len(part.flags))
     used = np.flatnonzero(selection.accounts.status[here] == USED)
@@ -290,7 +289,9 @@ def _ledger_part(
         return pa.array(values, kind, mask=missing)
 
     zeros = np.zeros(count, np.int32)
-    details = [accounts.details.get(row) for row in range(here.start, here.stop)] if accounts.details else [None] * count
+    details = (
+        [accounts.details.get(row) for row in range(here.start, here.stop)] if accounts.details else [None] * count
+    )
     used = accounts.status[here] == USED
     columns = [
         table["row"].combine_chunks(),

@@ -1,12 +1,12 @@
 """The Verdicts artifact: what is known of each row by itself: which rule takes it, what was measured, by what it is compared.
 
-    verdicts.json                    parts with their counts and facts
-    boilerplate.npz                  per view the grams that so many rows have that they say nothing about one
-    parts/00000/verdicts.arrow       schema layout.VERDICTS: rows that go
-    parts/00000/measured.arrow       one line per row: characters, score and what else the recipe measures
-    parts/00000/flags.arrow          what was found in rows, whether or not they go
-    parts/00000/signatures.arrow     of each good row what set-wide rules compare
-    parts/00000/rows.arrow           the part of Rows as it reads after redaction; only where something was redacted
+verdicts.json                    parts with their counts and facts
+boilerplate.npz                  per view the grams that so many rows have that they say nothing about one
+parts/00000/verdicts.arrow       schema layout.VERDICTS: rows that go
+parts/00000/measured.arrow       one line per row: characters, score and what else the recipe measures
+parts/00000/flags.arrow          what was found in rows, whether or not they go
+parts/00000/signatures.arrow     of each good row what set-wide rules compare
+parts/00000/rows.arrow           the part of Rows as it reads after redaction; only where something was redacted
 """
 
 from __future__ import annotations

@@ -74,7 +74,14 @@ def make_part(task: PartTask) -> dict[str, Any]:
                 rows += len(batch.positions)
                 lines = batch.lines
         bad = formats.pop(None, 0)
-        return {"rows": rows, "bad": bad, "lines": lines, "formats": dict(formats), "source": task.source, "file": task.file}
+        return {
+            "rows": rows,
+            "bad": bad,
+            "lines": lines,
+            "formats": dict(formats),
+            "source": task.source,
+            "file": task.file,
+        }
 
     return parts.make(task.folder, task.number, write)
 
@@ -246,7 +253,9 @@ def write_rows(
         known[left[place].number] = facts
         done += facts["rows"]
         on_rows(done)
-    return collect(sources, files, [known[number] for number in range(len(tasks))], aside, folder) | {"parts_kept": kept}
+    return collect(sources, files, [known[number] for number in range(len(tasks))], aside, folder) | {
+        "parts_kept": kept
+    }
 
 
 def collect(

@@ -163,7 +163,14 @@ def _tokens(
         ):
             model = spec.model
             task = EncodeTask(
-                0, str(rows.folder), str(rows.rewritten or ""), str(aside), model.base, model.revision, model.template, spec.data.learn
+                0,
+                str(rows.folder),
+                str(rows.rewritten or ""),
+                str(aside),
+                model.base,
+                model.revision,
+                model.template,
+                spec.data.learn,
             )
             draft.notes |= write_tokens(rows, task, draft.path, replace(compute_of(spec), workers=1), tell)
         assert draft.artifact is not None

@@ -80,7 +80,9 @@ def _read(spec: Recipe, folder: Path, found: Findings) -> Rows:
     return Rows(made)
 
 
-def _judge(spec: Recipe, tokenizer: Tokenizer | None, rows: Rows, folder: Path, found: Findings) -> dict[str, Any] | None:
+def _judge(
+    spec: Recipe, tokenizer: Tokenizer | None, rows: Rows, folder: Path, found: Findings
+) -> dict[str, Any] | None:
     aside, made = folder / "judging", folder / "verdicts"
     aside.mkdir()
     made.mkdir()
@@ -137,9 +139,7 @@ class _Sample:
         return {"splits": {"train": {**told, "max": int(self.tokens[train].max())}}}
 
 
-def _encode_sample(
-    spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Selection, found: Findings
-) -> _Sample:
+def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Selection, found: Findings) -> _Sample:
     left = np.flatnonzero(selection.accounts.status == USED)
     drawn, longest = _draw(rows, left)
     chosen = np.union1d(drawn, longest)
@@ -208,7 +208,8 @@ def _tell_refused(rows: Rows, refused: dict[int, str], found: Findings) -> None:
         first.setdefault(words, row)
     counts = Counter(refused.values())
     found.warnings += [
-        f"the template refuses {counts[words]:,} rows, first {place_in(rows, row)}: {words}" for words, row in first.items()
+        f"the template refuses {counts[words]:,} rows, first {place_in(rows, row)}: {words}"
+        for words, row in first.items()
     ]
 
 

@@ -1,7 +1,7 @@
 """The Tokens artifact: every good row encoded once; no filter or threshold is part of it.
 
-    tokens.json                 parts with their counts, and how they were encoded
-    parts/00000/tokens.arrow    one line per row of the part of Rows with the same number (schema below)
+tokens.json                 parts with their counts, and how they were encoded
+parts/00000/tokens.arrow    one line per row of the part of Rows with the same number (schema below)
 """
 
 from __future__ import annotations
@@ -141,7 +141,9 @@ def _to_arrow(done: EncodedBatch, count: int) -> pa.RecordBatch:
     def lists(offsets: np.ndarray, values: np.ndarray) -> pa.Array:
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
-    refused = pa.array([done.refused.get(place) for place in range(count)] if done.refused else [None] * count, pa.utf8())
+    refused = pa.array(
+        [done.refused.get(place) for place in range(count)] if done.refused else [None] * count, pa.utf8()
+    )
     return pa.RecordBatch.from_arrays(
         [
             lists(done.offsets, done.ids),
@@ -169,9 +171,7 @@ class Tokens:
         refused: dict[int, str] = {}
         if self.parts[number]["refused"]:
             refused = {at: words for at, words in enumerate(table["refused"].to_pylist()) if words is not None}
-        return PartTokens(
-            ids, offsets, spans.reshape(-1, 2), span_offsets, weights, table["flags"].to_numpy(), refused
-        )
+        return PartTokens(ids, offsets, spans.reshape(-1, 2), span_offsets, weights, table["flags"].to_numpy(), refused)
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,4 +180,6 @@ def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
     flat = [chunk.flatten().to_numpy() for chunk in chunks]
     values = flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.zeros(0, np.int32)
-    return values, np.concatenate([[0], np.cumsum(np.concatenate(lengths) if lengths else [], dtype=np.int64)]).astype(np.int64)
+    return values, np.concatenate([[0], np.cumsum(np.concatenate(lengths) if lengths else [], dtype=np.int64)]).astype(
+        np.int64
+    )
