@@ -50,7 +50,7 @@ def test_near_duplicates_are_looked_for_on_prompt_answer_or_both(on: str, gone: 
         chat(text(1, 40, {38: "zebra"}), text(3, 30)),
         chat(text(4, 40), text(2, 30, {29: "zebra"})),
     ]
-    found = verdicts(choose(rows, recipe(overrides=["data.deduplicate={type: near, on: %s}" % on, KEEP])))
+    found = verdicts(choose(rows, recipe(overrides=[f"data.deduplicate={{type: near, on: {on}}}", KEEP])))
     assert set(found) == gone
     assert all(line["rule"] == "near_duplicate" and line["kept_twin"] == 0 for line in found.values())
     assert all(0.8 <= line["value"] < 1 and line["threshold"] == 0.8 for line in found.values())

@@ -19,7 +19,7 @@ from tunesmith.stages.prepare.signatures import SKETCH, View
 from tunesmith.stages.prepare.words import mixed
 
 NEIGHBOURS = 8  # rows of one band behind a row that it is compared with, besides the first ones of the band
-PAIRS = 50_000  # compared at a time
+GRAMS = 1 << 22  # of the pairs that are compared at a time
 
 # Tables of signatures of all parts in order, with the columns asked for; may be called again and again.
 Parts = Callable[[list[str]], Iterable[pa.Table]]
@@ -146,17 +146,19 @@ def similarities(parts: Parts, view: View, left: np.ndarray, right: np.ndarray) 
         return found
     for name in view.sketches:
         sketches = Sketches.of(parts, name)
+        until = np.cumsum(sketches.counts[left] + sketches.counts[right])
         # By the left row: pairs that are compared together touch few pages of the files.
-        for first in range(0, len(left), PAIRS):
-            here = slice(first, first + PAIRS)
+        cuts = [0, *(np.flatnonzero(np.diff(until // GRAMS)) + 1).tolist(), len(left)]
+        for here in (slice(first, last) for first, last in pairwise(cuts)):
             found[here] = np.minimum(found[here], _jaccard(sketches, left[here], right[here]))
     return found
 
 
 @dataclass(frozen=True)
 class Sketches:
-    """Sketches of all rows where they lie: per part its first row, int64 offsets and uint32 values."""
+    """Sketches of all rows where they lie: per part its first row, offsets and uint32 values. counts: int64 [N] of grams."""
 
+    counts: np.ndarray
     starts: np.ndarray
     offsets: list[np.ndarray]
     values: list[np.ndarray]
@@ -166,7 +168,9 @@ class Sketches:
         chunks = [chunk for table in parts([name]) for chunk in table.column(name).chunks]
         starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
         values = [chunk.values.to_numpy() for chunk in chunks]
-        return cls(starts, [chunk.offsets.to_numpy() for chunk in chunks], values)
+        offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        counts = np.concatenate([np.zeros(0, np.int64), *(np.diff(cut) for cut in offsets)])
+        return cls(counts, starts, offsets, values)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(uint32 values, int64 [len(rows)] how many each has) of ascending rows."""

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +23,11 @@ from tunesmith.stages.prepare import words as hashing
 from tunesmith.stages.prepare.words import Spans, Words, mixed
 
 PERMUTATIONS = 128
-SKETCH = 256  # smallest gram hashes kept: Jaccard is exact where two rows have no more between them, else +-0.025
+SKETCH = (
+    1024  # least gram hashes kept: similarity is exact where a row has no more, else its deviation is at most 0.016
+)
 RECALL = 0.995  # of pairs exactly at the threshold, those that share a band
+SORTED = 1 << 15  # grams sorted at a time
 BLOCK = 1024  # rows whose grams stay in the processor's cache while they are permuted
 SAMPLED = 20_000  # rows that tell what is boilerplate
 BOILERPLATE_SHARE, BOILERPLATE_ROWS = 0.02, 20
@@ -202,7 +206,9 @@ def distinct_grams(
     hashes, offsets = hashing.grams(words, spans, length)
     count = np.diff(offsets)
     keyed = (np.repeat(np.arange(len(count), dtype=np.uint64), count) << np.uint64(32)) | (hashes >> np.uint64(32))
-    keyed.sort()
+    cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], SORTED))
+    for first, last in pairwise([*offsets[cuts].tolist(), int(offsets[-1])]):
+        keyed[first:last].sort()  # rows stay in order: a block holds whole ones
     fresh = np.ones(len(keyed), bool)
     fresh[1:] = keyed[1:] != keyed[:-1]
     keyed = keyed[fresh]
@@ -238,8 +244,7 @@ def boilerplate(parts: Iterable[pa.Table], spec: Recipe, num_rows: int) -> dict[
     views = Views.of(spec).near
     if not views:
         return {}
-    seen: dict[str, list[np.ndarray]] = {view.name: [] for view in views}
-    texts: dict[str, list[np.ndarray]] = {view.name: [] for view in views}
+    seen: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {view.name: [] for view in views}
     for part in parts:
         part = _sample(good(part), num_rows)
         contents = hashing.column(part, "turns").flatten().field("content")
@@ -247,10 +252,8 @@ def boilerplate(parts: Iterable[pa.Table], spec: Recipe, num_rows: int) -> dict[
             words = hashing.words_of(contents, view.unit)
             spans = hashing.texts(hashing.Turns.of(part), words)[view.text]
             hashes, offsets = distinct_grams(words, spans, view.length)
-            whole = hashing.whole(words, spans)
-            seen[view.name].append(np.stack([np.repeat(whole, np.diff(offsets)), hashes.astype(np.uint64)]))
-            texts[view.name].append(whole[whole != 0])
-    return {view.name: _frequent(seen[view.name], texts[view.name]) for view in views}
+            seen[view.name].append((hashing.whole(words, spans), hashes, np.diff(offsets)))
+    return {name: _frequent(found) for name, found in seen.items()}
 
 
 def _sample(part: pa.Table, num_rows: int) -> pa.Table:
@@ -259,18 +262,17 @@ def _sample(part: pa.Table, num_rows: int) -> pa.Table:
     return part.filter(pa.array(halves(hashing.column(part, "key"))[0] < np.uint64(2**64 * (SAMPLED / num_rows))))
 
 
-def _frequent(seen: list[np.ndarray], texts: list[np.ndarray]) -> np.ndarray:
-    """Grams of more than a share of the distinct texts. seen: uint64 [2, G] each, the text's hash and the gram."""
+def _frequent(seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+    """uint32 grams of more than a share of the distinct texts. seen: per part of each text its hash, its grams, their number."""
     if not seen:
         return np.zeros(0, np.uint32)
-    text, gram = np.concatenate(seen, axis=1)
-    order = np.lexsort((text, gram))
-    text, gram = text[order], gram[order]
-    fresh = np.ones(len(gram), bool)
-    fresh[1:] = (gram[1:] != gram[:-1]) | (text[1:] != text[:-1])
-    values, counts = np.unique(gram[fresh], return_counts=True)
-    num_texts = len(np.unique(np.concatenate(texts)))
-    return values[counts > max(BOILERPLATE_ROWS, math.ceil(BOILERPLATE_SHARE * num_texts))].astype(np.uint32)
+    text, gram, count = (np.concatenate(column) for column in zip(*seen, strict=True))
+    firsts = np.unique(text, return_index=True)[1]
+    once = np.zeros(len(text), bool)
+    once[firsts] = True
+    values, counts = np.unique(gram[np.repeat(once, count)], return_counts=True)
+    num_texts = int((text[firsts] != 0).sum())
+    return values[counts > max(BOILERPLATE_ROWS, math.ceil(BOILERPLATE_SHARE * num_texts))]
 
 
 # ---------------------------------------------------------------------------------------------------------- columns
