@@ -60,7 +60,9 @@ class Contents:
             return np.zeros(0, np.int64), []
         places = np.flatnonzero(self._edges_may_go(change))
         before = self.texts.take(pa.array(places)).to_pylist()
-        found = [(place, after) for place, text in zip(places, before, strict=True) if (after := apply(change, text)) != text]
+        found = [
+            (place, after) for place, text in zip(places, before, strict=True) if (after := apply(change, text)) != text
+        ]
         return np.array([place for place, _ in found], np.int64), [text for _, text in found]
 
     def _edges_may_go(self, change: Change) -> np.ndarray:

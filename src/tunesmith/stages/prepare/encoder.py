@@ -137,7 +137,10 @@ class Encoder:
         """Which turns of a chat are learned."""
         segments = self.tokenizer.encode_example(example, self.learn)
         learned = {segment.text for segment in segments if segment.learned and segment.is_content}
-        return [message.role == "assistant" and message.content.strip() in {t.strip() for t in learned} for message in example.messages]
+        return [
+            message.role == "assistant" and message.content.strip() in {t.strip() for t in learned}
+            for message in example.messages
+        ]
 
     @cached_property
     def _whole(self) -> BatchEncoder:
@@ -311,14 +314,18 @@ class Encoder:
         slots, (content_ids, content_ends) = self._encode_contents(turns, segments.texts, contents)
         pieces = [self._scaffold_ids(text.as_py()) for text in segments.texts.slice(segments.num_contents)]
         ids = np.concatenate([content_ids, *pieces]).astype(np.int32, copy=False)
-        ends = np.concatenate([content_ends, content_ends[-1] + np.cumsum([len(piece) for piece in pieces], dtype=np.int64)])
+        ends = np.concatenate(
+            [content_ends, content_ends[-1] + np.cumsum([len(piece) for piece in pieces], dtype=np.int64)]
+        )
         place = np.zeros(len(segments.texts), np.int64)
         place[contents] = slots
         place[segments.num_contents :] = len(content_ends) - 1 + np.arange(len(pieces))
         order = place[segments.source]
         return gather(ids, ends, order), np.diff(ends)[order]
 
-    def _encode_contents(self, turns: Turns, texts: pa.Array, used: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    def _encode_contents(
+        self, turns: Turns, texts: pa.Array, used: np.ndarray
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """(number of the encoded text for each used one, ids). The same system turn over and over is encoded once."""
         is_system = np.zeros(len(used), bool)
         of_turns = used < len(turns.roles)

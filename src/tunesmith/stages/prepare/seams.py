@@ -40,7 +40,9 @@ class Seams:
     def into_content(self, left: str, first: np.ndarray) -> np.ndarray:
         """A piece of scaffold before contents. first: code point of each content's first character, -1 of an empty one."""
         if left not in self._after:
-            self._after[left] = self._table(is_ok=not self._may_straddle(left, ""), is_hard=not self._tail(left), edge=left[-1:])
+            self._after[left] = self._table(
+                is_ok=not self._may_straddle(left, ""), is_hard=not self._tail(left), edge=left[-1:]
+            )
         tail = self._tail(left)
         return self._look_up(self._after[left], first, lambda character: self._parts(tail, character))
 
@@ -56,7 +58,13 @@ class Seams:
     @staticmethod
     def _table(*, is_ok: bool, is_hard: bool, edge: str) -> np.ndarray:
         """int8 over code points."""
-        value = BROKEN if not is_ok or (not is_hard and (edge.isalnum() or edge in "'’_")) else CLEAN if is_hard else UNKNOWN
+        value = (
+            BROKEN
+            if not is_ok or (not is_hard and (edge.isalnum() or edge in "'’_"))
+            else CLEAN
+            if is_hard
+            else UNKNOWN
+        )
         return np.full(0x110000, value, np.int8)
 
     @staticmethod
