@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tunesmith.errors import DataError, FileError
 from tunesmith.stages.prepare import parts
-from tunesmith.stages.prepare.spread import spread
+from tunesmith.stages.prepare.spread import Compute
+
+
+def spread(function: Callable[[int], object], tasks: Sequence[int], workers: int) -> dict[int, object]:
+    with Compute(workers) as compute:
+        return dict(compute.spread(function, tasks))
 
 
 def square(number: int) -> tuple[int, int]:
@@ -32,7 +38,7 @@ def die(number: int) -> int:
 
 
 def test_each_task_is_answered_once_by_several_processes() -> None:
-    found = dict(spread(square, range(7), workers=2))
+    found = spread(square, range(7), workers=2)
     assert {number: value for number, (value, _) in found.items()} == {number: number**2 for number in range(7)}
     pids = {pid for _, pid in found.values()}
     assert len(pids) == 2
@@ -40,19 +46,28 @@ def test_each_task_is_answered_once_by_several_processes() -> None:
 
 
 def test_one_worker_is_this_process() -> None:
-    assert dict(spread(square, [3], workers=4)) == {0: (9, os.getpid())}
+    assert spread(square, [3], workers=4) == {0: (9, os.getpid())}
 
 
 def test_a_mistake_arrives_with_its_code_and_place() -> None:
     with pytest.raises(DataError, match=r"DAT-999 a\.jsonl:3: row 3 is off\n  try: mend it"):
-        dict(spread(refuse, range(6), workers=2))
+        spread(refuse, range(6), workers=2)
 
 
-def test_a_worker_that_dies_is_said_and_what_was_done_before_is_there() -> None:
-    done: dict[int, int] = {}
-    with pytest.raises(FileError, match=r"DAT-070 a worker of the preparation was killed by SIGKILL"):
-        done.update(spread(die, range(6), workers=2))
-    assert done.items() <= {number: number for number in range(6)}.items()
+def test_a_worker_that_dies_is_said_and_the_next_start_goes_on() -> None:
+    with Compute(2) as compute:
+        with pytest.raises(FileError, match=r"DAT-070 a worker of the preparation was killed by SIGKILL"):
+            dict(compute.spread(die, range(6)))
+        # The same command goes on with new workers.
+        assert len(dict(compute.spread(square, range(3)))) == 3
+
+
+def test_workers_are_kept_from_one_function_to_the_next_and_end_with_the_block() -> None:
+    with Compute(2) as compute:
+        first = {pid for _, pid in dict(compute.spread(square, range(6))).values()}
+        second = {pid for _, pid in dict(compute.spread(square, range(6))).values()}
+    assert first == second
+    assert not any(Path(f"/proc/{pid}").exists() for pid in first)
 
 
 def test_a_part_is_kept_only_when_it_is_as_it_was_written(tmp_path: Path) -> None:

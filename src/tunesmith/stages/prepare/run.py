@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from tunesmith.stages.prepare.externals import source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, write_rows
-from tunesmith.stages.prepare.spread import compute_of
+from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, write_tokens
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
@@ -29,10 +28,15 @@ TRAINABLE = ("auto", "train")  # what the user holds out is not judged
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
     """Make Rows, Tokens and Dataset, each only where it is not there yet."""
-    rows_artifact = _rows(spec, run)
+    with compute_of(spec) as compute:
+        return _prepare(spec, run, compute)
+
+
+def _prepare(spec: Recipe, run: Run, compute: Compute) -> dict[str, Artifact]:
+    rows_artifact = _rows(spec, run, compute)
     rows = Rows(rows_artifact.path)
     _judge_bad_rows(spec, run, rows)
-    verdicts_artifact = _verdicts(spec, run, rows_artifact, rows)
+    verdicts_artifact = _verdicts(spec, run, compute, rows_artifact, rows)
     judged = Judged(verdicts_artifact.path)
     rows = Rows(rows_artifact.path, judged.folder if judged.rewritten else None)
 
@@ -42,7 +46,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     ask(selection)
     _leave_if_asked(run, "before tokenising")
 
-    tokens_artifact = _tokens(spec, run, rows_artifact, judged, rows, tokenizer, files)
+    tokens_artifact = _tokens(spec, run, compute, rows_artifact, judged, rows, tokenizer, files)
     _leave_if_asked(run, "before writing the Dataset")
     inputs = (rows_artifact, verdicts_artifact, tokens_artifact)
     dataset = _dataset(spec, run, rows, selection, Tokens(tokens_artifact.path), tokenizer, inputs)
@@ -52,7 +56,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
-def _rows(spec: Recipe, run: Run) -> Artifact:
+def _rows(spec: Recipe, run: Run, compute: Compute) -> Artifact:
     sources = [source.model_dump(exclude={"path", "limit", "repeat", "weight"}) for source in spec.data.sources]
     made_of = {"reader": READER_VERSION, "sources": sources, "files": source_hashes(spec)}
     found = run.store.find("Rows", fingerprint(made_of))
@@ -67,7 +71,7 @@ def _rows(spec: Recipe, run: Run) -> Artifact:
             parts.folder_for(run.store.folder("Rows", fingerprint(made_of))) as aside,
             run.store.create("Rows", fingerprint(made_of), producer=producer) as draft,
         ):
-            draft.notes |= write_rows(spec.data.sources, aside, draft.path, compute_of(spec), tell)
+            draft.notes |= write_rows(spec.data.sources, aside, draft.path, compute, tell)
         assert draft.artifact is not None
         found = draft.artifact
     run.record("prepare", "prepare/rows", found.notes["rows"], unit="rows")
@@ -86,7 +90,7 @@ def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
 # --------------------------------------------------------------------------------------------------------- verdicts
 
 
-def _verdicts(spec: Recipe, run: Run, rows_artifact: Artifact, rows: Rows) -> Artifact:
+def _verdicts(spec: Recipe, run: Run, compute: Compute, rows_artifact: Artifact, rows: Rows) -> Artifact:
     made_of = {"rows": rows_artifact.id, "recipe": spec.slice(VERDICT_KEYS)}
     id = fingerprint(made_of)
     found = run.store.find("Verdicts", id)
@@ -101,7 +105,7 @@ def _verdicts(spec: Recipe, run: Run, rows_artifact: Artifact, rows: Rows) -> Ar
             parts.folder_for(run.store.folder("Verdicts", id)) as aside,
             run.store.create("Verdicts", id, producer=producer) as draft,
         ):
-            draft.notes |= write_verdicts(spec, rows, aside, draft.path, compute_of(spec), tell)
+            draft.notes |= write_verdicts(spec, rows, aside, draft.path, compute, tell)
         assert draft.artifact is not None
         found = draft.artifact
     return found
@@ -131,6 +135,7 @@ def _scores(spec: Recipe, run: Run, rows: Rows, tokenizer: Tokenizer) -> np.ndar
 def _tokens(
     spec: Recipe,
     run: Run,
+    compute: Compute,
     rows_artifact: Artifact,
     judged: Judged,
     rows: Rows,
@@ -162,6 +167,8 @@ def _tokens(
             run.store.create("Tokens", fingerprint(made_of), producer=producer) as draft,
         ):
             model = spec.model
+            # Tokenizers bring their own threads.
+            encoding = compute if compute.cluster is not None else Compute()
             task = EncodeTask(
                 0,
                 str(rows.folder),
@@ -172,7 +179,7 @@ def _tokens(
                 model.template,
                 spec.data.learn,
             )
-            draft.notes |= write_tokens(rows, task, draft.path, replace(compute_of(spec), workers=1), tell)
+            draft.notes |= write_tokens(rows, task, draft.path, encoding, tell)
         assert draft.artifact is not None
         found = draft.artifact
         encoded = found.notes["encoded"]

@@ -26,7 +26,7 @@ from tunesmith.stages.prepare.decide import Selection, decide, leaks_kept, place
 from tunesmith.stages.prepare.encoder import Encoder
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, collect, part_tasks, try_part
-from tunesmith.stages.prepare.spread import compute_of
+from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.stages.prepare.tokens import turns_of
 from tunesmith.text.tokenizers import Tokenizer
 
@@ -40,8 +40,8 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
     tokenizer: None where the model has none that can be used. Returns what the Dataset's statistics would say of the training
     rows, by the sample, for a plan; None where that is not known.
     """
-    with tempfile.TemporaryDirectory(prefix="tunesmith-check-") as folder:
-        rows = _read(spec, Path(folder), found)
+    with tempfile.TemporaryDirectory(prefix="tunesmith-check-") as folder, compute_of(spec) as compute:
+        rows = _read(spec, Path(folder), compute, found)
         if found.exit_status and not rows.num_rows:
             return None
         counts, first = first_of_each_code(rows.problems())
@@ -55,10 +55,10 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
             found.add(refusal)
         elif counts:
             found.facts.append(f"{counts.total():,} bad rows would be set apart ({_counts(counts)})")
-        return _judge(spec, tokenizer, rows, Path(folder), found) if formats else None
+        return _judge(spec, tokenizer, rows, Path(folder), compute, found) if formats else None
 
 
-def _read(spec: Recipe, folder: Path, found: Findings) -> Rows:
+def _read(spec: Recipe, folder: Path, compute: Compute, found: Findings) -> Rows:
     """All rows of all files that can be read; each source or file that cannot is a problem of its own."""
     aside, made = folder / "making", folder / "rows"
     aside.mkdir()
@@ -71,7 +71,7 @@ def _read(spec: Recipe, folder: Path, found: Findings) -> Rows:
             files += named
     facts: dict[int, dict[str, Any]] = {}
     refused: set[str] = set()
-    for number, (part, error) in sorted(compute_of(spec).spread(try_part, tasks)):
+    for number, (part, error) in sorted(compute.spread(try_part, tasks)):
         facts[number] = part
         if error is not None and str(error) not in refused:  # once a file, not once a part of it
             refused.add(str(error))
@@ -81,12 +81,12 @@ def _read(spec: Recipe, folder: Path, found: Findings) -> Rows:
 
 
 def _judge(
-    spec: Recipe, tokenizer: Tokenizer | None, rows: Rows, folder: Path, found: Findings
+    spec: Recipe, tokenizer: Tokenizer | None, rows: Rows, folder: Path, compute: Compute, found: Findings
 ) -> dict[str, Any] | None:
     aside, made = folder / "judging", folder / "verdicts"
     aside.mkdir()
     made.mkdir()
-    write_verdicts(spec, rows, aside, made, compute_of(spec), lambda count: None)
+    write_verdicts(spec, rows, aside, made, compute, lambda count: None)
     judged = Judged(made)
     rows = Rows(rows.folder, made if judged.rewritten else None)
     selection = decide(spec, rows, judged)

@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from tunesmith.recipe import Recipe, Source
 from tunesmith.recipe.tree import Filters, Heuristics
-from tunesmith.stages.prepare import frames
 from tunesmith.stages.prepare.cleaning.characters import CONTROLS, LETTERS, count_by, count_controls
 from tunesmith.stages.prepare.cleaning.columns import (
     OWN,
@@ -116,6 +115,8 @@ def check_cleaning(spec: Recipe, kinds: Mapping[str, Kind]) -> None:
             **{name: TYPES[kind] for name, kind in kinds.items()},
             **{name: own.get(name, pa.utf8()) for name in OWN},
         }
+        from tunesmith.stages.prepare import frames  # daft: only who asks for it pays for it
+
         frames.true_rows(pa.schema(list(schema.items())).empty_table(), filters.where, [*OWN[1:], *kinds])
     if filters.language is not None:
         check_languages(filters.language.keep)
@@ -248,6 +249,8 @@ def _by_expressions(
     kinds: Mapping[str, Kind] | None,
     sheet: _Sheet,
 ) -> None:
+    from tunesmith.stages.prepare import frames
+
     kinds = kinds_of(part) if kinds is None else kinds
     table = table_of(part, texts, sources, kinds, filters.where)
     sheet.begin("where")
