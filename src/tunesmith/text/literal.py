@@ -87,21 +87,46 @@ def looks_of(template: ChatTemplate, messages: Sequence[Message]) -> dict[Look, 
 
 
 class Watched(str):
-    """A content, or (place is None) a text made with contents, of which nothing may be asked."""
+    """A content, or a text joined from contents and fixed parts, of which less may be asked.
 
-    __slots__ = ("change", "looks", "original", "place")
+    parts: contents and fixed parts in order, empty for a content itself.
+    """
 
-    def __new__(cls, original: str, place: int | None, change: Change, looks: dict[Look, bool]) -> Watched:
+    __slots__ = ("change", "looks", "original", "parts", "place")
+
+    def __new__(cls, original: str, place: int, change: Change, looks: dict[Look, bool]) -> Watched:
         made = super().__new__(cls, apply(change, original))
-        made.original, made.place, made.change, made.looks = original, place, change, looks
+        made.original, made.place, made.change, made.looks, made.parts = original, place, change, looks, ()
+        return made
+
+    @classmethod
+    def join(cls, parts: Sequence[str]) -> Watched:
+        made = super().__new__(cls, "".join([str.__str__(part) for part in parts]))
+        made.parts = tuple(one for part in parts for one in (getattr(part, "parts", ()) or (part,)))
         return made
 
     def _look(self, kind: str, what: Any = "") -> bool:
-        if self.place is None or type(what) is not str:
-            raise NotLiteral(f"asks about a text made of contents, or with one: {kind}")
+        if type(what) is not str:
+            raise NotLiteral(f"compares contents: {kind}")
+        if self.parts:
+            return self._told_by_fixed_parts(kind, what)
         look = Look(self.place, self.change, kind, what)
         self.looks[look] = look.answer(self.original)
         return self.looks[look]
+
+    def _told_by_fixed_parts(self, kind: str, what: str) -> bool:
+        """The answer that holds for any contents."""
+        first, *_, last = ("" if isinstance(part, Watched) else part for part in self.parts)
+        known = [part for part in self.parts if not isinstance(part, Watched)]
+        if known and (kind == "filled" or (kind == "equals" and not what)):
+            return kind == "filled"
+        if kind == "holds" and any(what in part for part in known):
+            return True
+        if kind == "begins" and len(first) >= len(what):
+            return first.startswith(what)
+        if kind == "ends" and len(last) >= len(what):
+            return last.endswith(what)
+        raise NotLiteral(f"asks about a text made of contents: {kind}")
 
     def __contains__(self, what: Any) -> bool:
         return self._look("holds", what)
@@ -131,9 +156,31 @@ class Watched(str):
         return self._stripped("rstrip", characters)
 
     def _stripped(self, method: str, characters: str | None) -> Watched:
+        if self.parts:
+            return self._stripped_parts(method, characters)
         made = Watched(self.original, self.place, (*self.change, (method, characters)), self.looks)
         made._look("changes")
         return made
+
+    def _stripped_parts(self, method: str, characters: str | None) -> Watched:
+        """Stripping that ends within the outermost parts."""
+        parts = list(self.parts)
+        for side, place in (("lstrip", 0), ("rstrip", -1)):
+            if method in ("strip", side):
+                parts[place] = getattr(parts[place], side)(characters)
+                if not parts[place]:
+                    raise NotLiteral("strips more than one part of a text made of contents")
+        return Watched.join(parts)
+
+    def split(self, what: Any = None, *limit: Any) -> list[Watched]:
+        if what is None or self._look("holds", what):
+            raise NotLiteral(f"splits a content at {what!r}")
+        return [self]
+
+    def replace(self, what: Any, *with_what: Any) -> Watched:
+        if self._look("holds", what):
+            raise NotLiteral(f"replaces {what!r} in a content")
+        return self
 
     def __add__(self, other: str) -> str:
         return _joined((self, other))
@@ -145,6 +192,37 @@ class Watched(str):
         return self
 
 
+class Length(int):
+    """The length of a watched text: all that may be asked is whether it is 0."""
+
+    text: Watched
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    def __gt__(self, other: object) -> bool:
+        return bool(self.text) if _is(other, 0) else _refusal("> of its length")()
+
+    def __ge__(self, other: object) -> bool:
+        return bool(self.text) if _is(other, 1) else _refusal(">= of its length")()
+
+    def __lt__(self, other: object) -> bool:
+        return not self.text if _is(other, 1) else _refusal("< of its length")()
+
+    def __le__(self, other: object) -> bool:
+        return not self.text if _is(other, 0) else _refusal("<= of its length")()
+
+    def __eq__(self, other: object) -> bool:
+        return not self.text if _is(other, 0) else _refusal("== of its length")()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+def _is(value: object, number: int) -> bool:
+    return type(value) is int and value == number
+
+
 def _refusal(name: str) -> Callable[..., NoReturn]:
     def refuse(*arguments: Any, **options: Any) -> NoReturn:
         raise NotLiteral(f"does with a content: {name}")
@@ -153,20 +231,19 @@ def _refusal(name: str) -> Callable[..., NoReturn]:
 
 
 _INNER = {"__class__", "__init__", "__getattribute__", "__setattr__", "__delattr__", "__init_subclass__", "__doc__", "__sizeof__",
-          "__subclasshook__", "__dir__", "__reduce__", "__reduce_ex__", "__getstate__", "__repr__", "__getnewargs__"}  # fmt: skip
-for _name in set(dir(str)) - set(vars(Watched)) - _INNER | {"__hash__"}:
-    setattr(Watched, _name, _refusal(_name))
+          "__subclasshook__", "__dir__", "__reduce__", "__reduce_ex__", "__getstate__", "__repr__", "__getnewargs__", "__new__"}  # fmt: skip
+for _watching_type, _plain_type in ((Watched, str), (Length, int)):
+    for _name in set(dir(_plain_type)) - set(vars(_watching_type)) - _INNER | {"__hash__"}:
+        setattr(_watching_type, _name, _refusal(_name))
 
 
 def _joined(parts: Iterable[Any]) -> str:
     """`"".join` that remembers contents; a macro or a block that prints one content and nothing else gives that content."""
     texts = [part if isinstance(part, str) else str(part) for part in parts]
     filled = [text for text in texts if isinstance(text, Watched) or text]
-    watched = [text for text in filled if isinstance(text, Watched)]
     if len(filled) == 1:
         return filled[0]
-    plain = "".join([str.__str__(text) for text in texts])
-    return Watched(plain, None, (), watched[0].looks) if watched else plain
+    return Watched.join(filled) if any(isinstance(text, Watched) for text in filled) else "".join(filled)
 
 
 # ------------------------------------------------------------------------------------------- an environment that watches
@@ -211,7 +288,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, function: Any, /, *arguments: Any, **options: Any) -> Any:
         owner = getattr(function, "__self__", None)
-        if isinstance(owner, str) and not isinstance(owner, Watched) and _holds_watched([*arguments, options]):
+        given = [*arguments, *(value for name, value in options.items() if name not in ("_loop_vars", "_block_vars"))]
+        if isinstance(owner, str) and not isinstance(owner, Watched) and _holds_watched(given):
             raise NotLiteral(f"{function.__name__} with a content")
         return super().call(context, function, *arguments, **options)
 
@@ -223,8 +301,9 @@ def _holds_watched(value: Any) -> bool:
 
 
 # Filters whose own Python code asks only what a content remembers.
-OPEN_FILTERS = frozenset({"trim", "string", "default", "d", "list", "first", "last", "length", "count", "selectattr", "rejectattr",
-                          "select", "reject", "map", "items", "attr", "reverse"})  # fmt: skip
+OPEN_FILTERS = frozenset({"trim", "string", "default", "d", "list", "first", "last", "selectattr", "rejectattr",
+                          "select", "reject", "map", "items", "attr", "reverse",
+                          "replace"})  # fmt: skip
 # Tests of the type: the same answer for every text.
 TYPE_TESTS = frozenset({"string", "mapping", "none", "defined", "undefined", "number", "boolean", "true", "false",
                         "integer", "float", "callable", "sameas"})  # fmt: skip
@@ -233,6 +312,11 @@ COMPARISONS = frozenset({"==", "eq", "equalto", "!=", "ne"})
 
 
 def _watched_filter(name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
+    if name in ("length", "count"):
+        return _length
+    if name == "join":
+        return _join_filter
+
     @wraps(filter)
     def watched(*arguments: Any, **options: Any) -> Any:
         if name not in OPEN_FILTERS and _holds_watched([*arguments, options]):
@@ -240,6 +324,21 @@ def _watched_filter(name: str, filter: Callable[..., Any]) -> Callable[..., Any]
         return filter(*arguments, **options)
 
     return watched
+
+
+def _length(value: Any) -> int:
+    if not isinstance(value, Watched):
+        return len(value)
+    made = int.__new__(Length, str.__len__(value))
+    made.text = value
+    return made
+
+
+def _join_filter(value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
+    texts = list(value)
+    if attribute is not None or isinstance(value, Watched):
+        raise NotLiteral("joins what lies in contents")
+    return _joined([part for text in texts for part in (d, text)][1:])
 
 
 def _watched_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
