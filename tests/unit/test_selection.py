@@ -8,12 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from columns import AUTO, SPLIT, TEST, TRAIN, VALIDATION, chat, choose, part, recipe, text, verdicts
+from columns import (
+    AUTO,
+    SPLIT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    chat,
+    choose,
+    facts_of,
+    part,
+    reading,
+    recipe,
+    sign,
+    text,
+    verdicts,
+)  # fmt: skip
 
 from tunesmith.runs.dataset import SPLITS
 from tunesmith.stages.prepare.duplicates import conflicts
 from tunesmith.stages.prepare.groups import best_of, first_equals
-from tunesmith.stages.prepare.select import question
+from tunesmith.stages.prepare.select import question, select
 
 KEEP = "data.leaks=keep"
 NONE = "data.deduplicate=none"
@@ -61,6 +76,14 @@ def test_two_questions_about_one_long_passage_are_no_near_duplicates() -> None:
     rows = [chat(f"{passage} Who was it?", "The miller"), chat(f"{passage} When was it?", "In the year 1742")]
     assert not verdicts(choose(rows, recipe(overrides=["data.deduplicate=near", KEEP])))
     assert set(verdicts(choose(rows, recipe(overrides=["data.deduplicate={type: near, on: prompt}", KEEP])))) == {1}
+
+
+def test_equal_words_are_near_duplicates_however_few() -> None:
+    rows = [chat("What is it?", "this", score=0.1), chat("what is it", "that", score=0.2), chat("what is that", "this")]
+    found = verdicts(choose(rows, recipe(overrides=["data.deduplicate={type: near, on: prompt}", KEEP])))
+    assert {row: (line["rule"], line["value"], line["kept_twin"]) for row, line in found.items()} == {
+        0: ("near_duplicate", 1.0, 1)
+    }
 
 
 def test_what_hangs_together_is_one_group_and_keeps_the_best_scored() -> None:
@@ -229,6 +252,15 @@ def test_a_check_that_nobody_wrote_asks_before_it_takes_much() -> None:
     assert question(recipe(), choose(few, recipe())) is None
 
 
+def test_equal_prompts_are_leaks_even_where_signatures_were_made_without_looking_at_texts() -> None:
+    """`check` counts the leaks that a recipe keeps."""
+    rows = [chat("What is it?", "a"), chat("what is it?", "b", TEST), chat("Who?", "a"), chat("Who!", "a", TEST)]
+    table = part(rows)
+    signed = sign([table], recipe(overrides=[NONE, KEEP]))
+    strict = recipe(overrides=[NONE, "data.leaks.near=null"])
+    assert set(verdicts(select(facts_of(table, rows), strict, reading(signed)))) == {0}
+
+
 # ----------------------------------------------------------------------------------------------------------- splits
 
 
@@ -260,6 +292,12 @@ def test_twins_never_straddle_a_split_and_added_rows_move_no_other() -> None:
     assert len(set(found[100:])) == 3
     straddling = choose([*rows, *twins], recipe(overrides=shares([KEEP]))).splits
     assert any(len({*straddling[100 + 3 * seed : 103 + 3 * seed]}) > 1 for seed in range(50))
+
+
+def test_the_order_of_rows_moves_none() -> None:
+    rows = [chat(text(seed, 40, {39: f"z{copy}"}), "yes", AUTO) for seed in range(60) for copy in range(3)]
+    spec = recipe(overrides=shares([]))
+    assert choose(rows[::-1], spec).splits[::-1].tolist() == choose(rows, spec).splits.tolist()
 
 
 def test_equal_prompts_share_a_split_even_where_leaks_are_kept() -> None:

@@ -8,7 +8,7 @@ import pytest
 from columns import chat, jaccard, part, random_text, reading, recipe, sign, text
 
 from tunesmith.stages.prepare import words as hashing
-from tunesmith.stages.prepare.groups import Sketches, alike, components, similarities
+from tunesmith.stages.prepare.groups import Sketches, _share, alike, components, similarities
 from tunesmith.stages.prepare.signatures import SKETCH, View, Views, boilerplate, permute, signatures
 from tunesmith.stages.prepare.words import words_of
 
@@ -144,6 +144,22 @@ def test_similarity_is_exact_for_texts_that_a_sketch_holds_and_close_for_longer_
     values, counts = Sketches.of(reading(signed), view.sketches[0]).take(np.array([1, 3, 7]))
     assert counts.tolist() == [8, 56, SKETCH]
     assert len(values) == counts.sum()
+
+
+def test_similarity_of_long_texts_of_unequal_length_is_not_biased() -> None:
+    rng = np.random.default_rng(6)
+    words = random_text(rng, 3500, 10**6)
+    rows = [chat(" ".join(words[:2000]), "yes"), chat(" ".join(words), "yes")]
+    view = Views.of(recipe()).near[0]
+    (found,) = similarities(reading([signatures(part(rows), recipe())]), view, np.array([0]), np.array([1]))
+    assert found == pytest.approx(1996 / 3496, abs=0.05)
+
+
+def test_rows_of_one_band_are_compared_with_each_other_not_only_with_the_first() -> None:
+    found = _share(np.array([7, 7, 1, 7, 7, 2]), np.arange(6))
+    assert [divmod(int(pair), 6) for pair in found] == [(0, 1), (0, 3), (0, 4), (1, 3), (1, 4), (3, 4)]
+    many = _share(np.zeros(1000, np.int64), np.arange(1000))
+    assert len(many) < 10 * 1000, "not all with all"
 
 
 def test_pairs_are_those_at_the_threshold_whatever_the_parts() -> None:

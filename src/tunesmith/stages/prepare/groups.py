@@ -45,8 +45,7 @@ def best_of(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     groups: int64 [N] as first_equals gives them. scores: float64 [N]; NaN, no score, is below all others.
     """
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    order = np.lexsort((-scores, groups))
+    order = np.lexsort((-scores, groups))  # NaN comes last
     starts = np.ones(len(groups), bool)
     starts[1:] = groups[order][1:] != groups[order][:-1]
     found = np.empty(len(groups), np.int64)

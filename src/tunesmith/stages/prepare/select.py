@@ -92,9 +92,7 @@ class _Rows:
         self.row = column(facts, "row").to_numpy()
         self.keys, self.prompts = (self._hashes(facts, name) for name in ("key", "prompt_key"))
         self.scores = np.append(column(facts, "score").to_numpy(zero_copy_only=False), np.full(more, np.nan))
-        names = ["draw", *(["stratum"] if spec.data.split.stratify is not None else [])]
-        if self.views.compares:
-            names += ["prompt_words", "answer"]
+        names = ["draw", "prompt_words", "answer", *(["stratum"] if spec.data.split.stratify is not None else [])]
         if self.views.overlap is not None:
             names.append("overlap_prompt")
         self.signs = columns(self.parts, names)

@@ -110,7 +110,9 @@ def signatures(part: pa.Table, spec: Recipe, boilerplate: dict[str, np.ndarray] 
     views = Views.of(spec)
     found: dict[str, pa.Array] = {"row": hashing.column(part, "row"), "draw": pa.array(_draws(part, spec))}
     if not views.compares and spec.data.split.stratify is None:
-        return pa.table(found)
+        # Nobody asks: that nothing has words costs nothing.
+        nothing = pa.array(np.zeros(part.num_rows, np.uint64))
+        return pa.table({**found, "prompt_words": nothing, "answer": nothing})
     contents = hashing.column(part, "turns").flatten().field("content")
     turns = hashing.Turns.of(part)
     tokenised = {"words": hashing.words_of(contents)}
