@@ -664,10 +664,10 @@ class Data(Section):
         other=64,
         ge=8,
     )
-    too_long: Literal["drop", "truncate"] = key(
+    too_long: Literal["drop", "truncate", "split"] = key(
         "drop",
-        "drop: leave over-long rows out, counted; truncate: cut the end, counted.",
-        owner="stages.prepare.select",
+        "drop: leave over-long rows out; truncate: cut the end; split: between exchanges, texts into windows; all counted.",
+        owner="stages.prepare.by_tokens",
         other="truncate",
     )
     learn: Literal["all", "last"] = key(

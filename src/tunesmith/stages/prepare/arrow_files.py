@@ -24,7 +24,16 @@ def read_arrow(path: Path) -> Iterator[dict[str, Any]]:
                 if batch.nbytes > MAX_BATCH_BYTES:
                     raise pa.ArrowInvalid(f"{batch.nbytes:,} bytes in one batch")
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError, NotImplementedError, IndexError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        NotImplementedError,
+        IndexError,
+    ) as error:
         place = f" behind batch {number}" if number >= 0 else ""
         raise DataError(
             "DAT-037",
