@@ -302,7 +302,7 @@ def measure(name: str, model: Path) -> dict[str, Any]:
         writer = DatasetWriter(draft.path)
         for row, (split, ids, cut) in enumerate(rows_of(case)):
             writer.add(ids, [[cut, len(ids), 1.0]], row, split)
-        writer.close(ledger=[])
+        writer.close()
     assert draft.artifact is not None
     config = json.loads((model / "config.json").read_bytes())
     run.write_plan(planner.plan(spec, config, statistics=statistics_of(case), hardware=machine).to_json())

@@ -93,7 +93,7 @@ def scores(run: Run) -> dict[str, Any]:
     evaluation = artifact_json(run, "evaluate", "evaluation", "evaluation.json")
     return {
         "base_weights": evaluation["settings"]["base_weights"],
-        "loss": evaluation["loss"]["tuned"],
+        "perplexity": evaluation["overall"]["metrics"]["perplexity"]["tuned"]["value"],
         **{
             part: {"n": told["n"], "exact_match": told["metrics"]["exact_match"]["tuned"]["value"]}
             for part, told in evaluation["parts"].items()

@@ -27,7 +27,7 @@ def provenance() -> dict[str, Any]:
         "versions": {
             name: _version(name) for name in ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "daft")
         },
-        "command": " ".join(["python", name, *sys.argv[1:]]),
+        "command": " ".join(["python", name, *map(_told, sys.argv[1:])]),
     }
 
 
@@ -59,6 +59,11 @@ def store(name: str, figures: dict[str, Any]) -> Path:
     path.write_text(json.dumps({**figures, "provenance": provenance()}, indent=2) + "\n")
     print(f"wrote {path.relative_to(ROOT)}")
     return path
+
+
+def _told(argument: str) -> str:
+    """An argument as it is stored: a folder of the machine that measured means nothing elsewhere."""
+    return "FOLDER" if Path(argument).is_absolute() else argument
 
 
 def _git(*arguments: str) -> str:

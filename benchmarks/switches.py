@@ -2,7 +2,8 @@
 
 Loss: a forward and backward pass with whole logits and by chunks, in turn. Optimizer: an AdamW update fused and not.
 Compile: what compiling the decoder layers costs and how much faster a pass becomes. Cache: greedy answers with a dynamic and
-a static one. Medians of the repeats; peak is what tensors take on top of the model at the loss, counted by torch.
+a static one. Medians of the repeats. `peak_mib` is the most that tensors take at once during such a pass, on top of what is there
+before it (weights), counted by torch's allocator: not a timing, so it is counted once.
 
     python benchmarks/switches.py [--sizes 8m 30m] [--repeats 5] [--threads 2]
 """
@@ -96,7 +97,7 @@ def make_loop(size: str) -> Any:
             length = int(np.clip(draw.lognormal(np.log(MEAN) - 0.3, 0.8), 16, 512))
             ids = draw.integers(2, vocabulary, length).astype(np.int32)
             writer.add(ids, [[length // 2, length, 1.0]], row, "train")
-        writer.close(ledger=[])
+        writer.close()
         dataset = Dataset(Path(folder))
         dataset.lengths()
         recipe = parse_recipe("{data: {sources: rows.jsonl}}", ["adapter=full", f"train.batch_size={ROWS}"])
@@ -113,21 +114,45 @@ def make_loop(size: str) -> Any:
 
 
 def losses(one_pass: Callable[[], None], repeats: int) -> dict[str, Any]:
-    """Whole logits and chunks in turn."""
+    """Whole logits and chunks in turn: seconds, and the tensors that live at once."""
     from tunesmith.stages.train import objectives
 
     chunked = objectives.learned_hidden
     ways = {"whole": lambda model, batch: None, "chunked": chunked}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, float] = {}
     for repeat in range(repeats + 1):
         for name, way in ways.items():
             objectives.learned_hidden = way  # type: ignore[assignment]
             spent = timed(one_pass)
             seconds[name] += [spent] if repeat else []
+            if repeat == repeats:
+                peaks[f"{name}_peak_mib"] = round(peak_bytes(one_pass) / 2**20, 1)
     objectives.learned_hidden = chunked
     told = {f"{name}_s": round(statistics.median(spent), 4) for name, spent in seconds.items()}
     pairs = zip(seconds["whole"], seconds["chunked"], strict=True)
-    return {**told, "gain": round(statistics.median(a / b for a, b in pairs), 3)}
+    share = peaks["chunked_peak_mib"] / peaks["whole_peak_mib"]
+    return {
+        **told,
+        "gain": round(statistics.median(a / b for a, b in pairs), 3),
+        **peaks,
+        "peak_share": round(share, 3),
+    }
+
+
+def peak_bytes(call: Callable[[], None]) -> int:
+    """The most that tensors made by `call` take at once: allocations and frees in their order."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    told = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert told, "torch's profiler tells of every allocation"
+    held = highest = 0
+    for event in sorted(told, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        highest = max(highest, held)
+    return highest
 
 
 def optimizers(loop: Any, repeats: int) -> dict[str, float]:

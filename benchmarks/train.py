@@ -190,7 +190,7 @@ def write_dataset(folder: Path, workload: str, vocabulary: int, sizes: tuple[int
     for row, tokens in enumerate(lengths):
         ids = draw.integers(1, vocabulary, tokens).astype(np.int32)
         writer.add(ids, [[int(tokens * (1 - LEARNED_SHARE)), int(tokens), 1.0]], row, "train")
-    writer.close(ledger=[])
+    writer.close()
 
 
 def statistics_of(dataset: Any) -> dict[str, Any]:

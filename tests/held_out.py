@@ -177,7 +177,7 @@ def fill(
         items.append(entry(row, "texts"))
     last = len(questions) + num_texts
     writer.add(np.arange(10, 30, dtype=np.int32), [[5, 20, 1.0]], last, "train")
-    writer.close(ledger=[], items=items, statistics=STATISTICS)
+    writer.close(items=items, statistics=STATISTICS)
     return Dataset(folder)
 
 

@@ -48,7 +48,7 @@ def fill_dataset(
             items.append({"row": row, **asked})
     for row in range(num_train + num_validation, num_train + num_validation + bad_rows):
         writer.add(np.arange(10, 20, dtype=np.int32), [[5, 10, 3e38]], row, "train")
-    writer.close(ledger=[], items=items if with_items else [])
+    writer.close(items=items if with_items else [])
 
 
 @dataclass

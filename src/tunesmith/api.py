@@ -46,6 +46,20 @@ EXTRAS = {
     "tune": ("optuna",),
     "track": ("tensorboard", "wandb", "mlflow", "sqlalchemy", "alembic", "trackio"),
 }
+# What some recipes ask for by name: its distributions (any of them will do), and what brings it.
+OPTIONAL = {
+    "deepspeed": (("deepspeed",), "tunesmith[deepspeed]"),
+    "bitsandbytes": (("bitsandbytes",), "tunesmith[qlora]"),
+    "liger-kernel": (("liger-kernel",), "tunesmith[gpu]"),
+    "optuna": (("optuna",), "tunesmith[tune]"),
+    "tensorboard": (("tensorboard",), "tunesmith[track]"),
+    "wandb": (("wandb",), "tunesmith[track]"),
+    "mlflow": (("mlflow", "mlflow-skinny"), "tunesmith[track]"),
+    "trackio": (("trackio",), "tunesmith[track]"),
+    "huggingface_hub": (("huggingface_hub",), "tunesmith[hub]"),
+    "flash-attn": (("flash-attn",), "flash-attn"),
+    "vllm": (("vllm",), "vllm"),
+}
 
 
 # ------------------------------------------------------------------------------------------------------- the pipeline
@@ -66,7 +80,8 @@ def run(
 
     What exists already is reused; the same call goes on after any interruption. `outcome.run` is the Run.
     quiet: no progress on the console, whatever the recipe's `track` says. listeners: get every event.
-    on_stage: told (stage, "started" | "done" | "reused" | "failed").
+    on_stage: told (stage, "started"), then how it ended: "done", "reused", "held" by the gate, "stopped" on purpose or
+    "failed".
     """
     from tunesmith import tracking
     from tunesmith.runner import execute
@@ -126,8 +141,12 @@ def evaluate(recipe: RecipeLike, **options: Any) -> Outcome:
     return run(recipe, until="evaluate", **options)
 
 
-def export(recipe: RecipeLike, *, to: Path | str | None = None, **options: Any) -> Outcome:
-    """Up to the exported files. to: also copy the merged model there, every hash checked."""
+def export(recipe: RecipeLike | Run, *, to: Path | str | None = None, **options: Any) -> Outcome:
+    """Up to the exported files. to: also copy the merged model there, every hash checked.
+
+    recipe: also a Run, its folder, its id, or "latest": then the recipe that it has, overrides and all.
+    """
+    recipe, options = _recipe_or_run(recipe, options)
     if to is None:
         return run(recipe, until="export", **options)
     from tunesmith.stages.export.delivery import deliver, refuse_full
@@ -359,7 +378,7 @@ def schema() -> dict[str, Any]:
 
 
 def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
-    """What this machine has: versions, hardware, extras that are missing, room on the disk."""
+    """What this machine has: versions, hardware, optional parts, extras that are missing, room on the disk."""
     import shutil
 
     from tunesmith.planner import hardware
@@ -377,6 +396,13 @@ def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
         "quantisation": _quantisation(),
         **_speed(machine, Path(workspace)),
         "free_disk_bytes": shutil.disk_usage(folder).free,
+        "optional": {
+            name: {
+                "version": next(filter(None, map(_version, distributions)), None),
+                "install": f"pip install '{brought}'" if "[" in brought else f"pip install {brought}",
+            }
+            for name, (distributions, brought) in OPTIONAL.items()
+        },
         "missing": {
             name: f"pip install 'tunesmith[{name}]'  (lacks {', '.join(modules)})"
             for name, modules in extras.items()
@@ -459,12 +485,24 @@ def _recipe(recipe: RecipeLike, overrides: Iterable[str]) -> Recipe:
         if tuple(overrides):
             raise RecipeError(
                 "CLI-004",
-                "overrides need a recipe file, not a Recipe",
+                "overrides (--set) need a recipe file; a Recipe, or that of a run, stays as it is",
                 expected="a path",
-                fix="load_recipe(path, overrides)",
+                fix="name the recipe file; in Python: load_recipe(path, overrides)",
             )
         return recipe
     return load_recipe(recipe, overrides)
+
+
+def _recipe_or_run(target: RecipeLike | Run, options: dict[str, Any]) -> tuple[RecipeLike, dict[str, Any]]:
+    """A Run that is named in a recipe's place stands for its own recipe, in its own workspace."""
+    if isinstance(target, Recipe) or (not isinstance(target, Run) and _is_recipe_file(Path(target))):
+        return target, options
+    run = target if isinstance(target, Run) else open_run(target, workspace=options.get("workspace", WORKSPACE))
+    return run.recipe, {**options, "workspace": run.workspace}
+
+
+def _is_recipe_file(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml") or path.is_file()
 
 
 def _allowed(spec: Recipe, allow_code: bool) -> frozenset[str]:

@@ -76,6 +76,10 @@ class TunesmithError(Exception):
             lines.insert(0, f"{self.headline} ({len(self.problems)} problems)")
         return "\n".join(lines)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # By default an exception is made again from its text alone: a worker's error must arrive whole.
+        return _revive, (type(self), self.args, self.__dict__)
+
     def to_json(self) -> dict[str, object]:
         return {
             "error": self.code,
@@ -83,6 +87,13 @@ class TunesmithError(Exception):
             "what": self.headline,
             "problems": [problem.to_json() for problem in self.problems],
         }
+
+
+def _revive(kind: type[TunesmithError], args: tuple[object, ...], state: dict[str, object]) -> TunesmithError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(TunesmithError):
@@ -120,7 +131,13 @@ class TrialPruned(StoppedError):
 
 
 class GateError(TunesmithError):
+    """run_folder: of the run whose model was held, where the caller may want to tell more of it."""
+
     exit_status = 3
+
+    def __init__(self, code: str, what: str, *, run_folder: str = "", **details: str) -> None:
+        self.run_folder = run_folder
+        super().__init__(code, what, **details)
 
 
 class InterruptedRun(TunesmithError):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -253,6 +254,57 @@ def test_programs_get_one_json_object(rows: Path, capsys: pytest.CaptureFixture[
     assert [run["finished"] for run in json.loads(capsys.readouterr().out)] == [["prepare"]]
     assert status("plan", "--nonsense", "--json") == 2
     assert json.loads(capsys.readouterr().out)["exit_status"] == 2
+
+
+def test_doctor_names_each_optional_part_with_its_version_or_what_brings_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, (distributions, brought) in api.OPTIONAL.items():
+        if "[" in brought:
+            wanted = " ".join(extras[brought.removeprefix("tunesmith[").rstrip("]")])
+            assert any(distribution in wanted for distribution in distributions), f"{brought} does not bring {name}"
+    here_now = {"optuna": "5.0.0", "mlflow-skinny": "3.17.2"}
+    monkeypatch.setattr(api, "_version", here_now.get)
+    assert status("doctor") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "optional parts: optuna 5.0.0, mlflow 3.17.2" in told
+    (absent,) = [line for line in told if line.startswith("  not installed: ")]
+    for part in (
+        "deepspeed (pip install 'tunesmith[deepspeed]')",
+        "wandb (pip install 'tunesmith[track]')",
+        "vllm (pip install vllm)",
+    ):
+        assert part in absent
+    assert "optuna" not in absent
+
+
+def test_export_takes_a_run_in_a_recipes_place(
+    rows: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a run was given by --set is its own: nothing else is trained and exported in its place."""
+    assert status("prepare", "--quiet", "--set", "seed=5") == 0
+    run = api.open_run("latest")
+    seen: list[tuple[Any, Any]] = []
+
+    def carried(recipe: Any, *, workspace: Any, until: str, **options: Any) -> None:
+        seen.append((recipe, Path(workspace).absolute()))
+        raise errors.StoppedError("RUN-999", "far enough")
+
+    monkeypatch.setattr(api, "run", carried)
+    for target in ("latest", run.id, run.id[:6], str(run.path)):
+        assert status("export", target) == 75
+    assert seen == [(run.recipe, Path("tunesmith-work").absolute())] * 4
+    assert {recipe.seed for recipe, _ in seen} == {5}
+    assert status("export", "recipe.yaml") == 75
+    assert seen[-1][0] == Path("recipe.yaml")
+    capsys.readouterr()
+    assert status("export", "no-such-run") == 2
+    assert "RUN-008" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(rows)
+    assert status("export", "latest", "--set", "seed=6") == 64
+    assert "CLI-004" in capsys.readouterr().err
 
 
 def test_an_endpoint_that_is_ready_says_so_in_one_line(

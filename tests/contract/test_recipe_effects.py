@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,38 +97,81 @@ def base_model(bench: Bench, overrides: tuple[str, ...]) -> Any:
             return hub.resolve_config(pinned.model.base, pinned.model.revision).config, pinned.model.revision
 
 
+def workers(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """Where parts are made: so many processes, or a cluster."""
+    from tunesmith.stages.prepare.spread import compute_of
+
+    return compute_of(bench.recipe(overrides))
+
+
 def ledger(bench: Bench, overrides: tuple[str, ...]) -> Any:
     """What preparation makes of the rows: of each its source, format, split, fate, tokens and learned tokens."""
-    from tunesmith import hub
-    from tunesmith.errors import QuestionError
-    from tunesmith.stages.prepare.filters import filter_rows
-    from tunesmith.stages.prepare.from_rows import select_rows
-    from tunesmith.stages.prepare.rows import read_all
-    from tunesmith.stages.prepare.run import bad_rows_error, drop_by_tokens, first_of_each_code, learned_tokens
-    from tunesmith.text.tokenizers import load_tokenizer
+    from tunesmith.errors import TunesmithError
+    from tunesmith.runs.dataset import Dataset
+    from tunesmith.runs.run import Run
+    from tunesmith.stages.prepare.run import run as prepare
 
     spec = bench.recipe(overrides)
-    rows = list(read_all(spec, lambda count: None))
-    bad = [row for row in rows if not row.is_good]
-    counts = Counter(row.problem["code"] for row in bad if row.problem)
-    refused = bad_rows_error(spec, counts, first_of_each_code(bad), len(rows))
-    if refused is not None:
-        return refused.code
+    work = bench.folder / "ledgers"
+    run = Run.open_or_create(work, spec)
+    run.stage_key = spec.hash()[:20]
     try:
-        chosen = select_rows(rows, spec, filter_rows(rows, spec))
-    except QuestionError as question:
-        return question.code
-    if chosen.asked is not None:
-        return chosen.asked.code
-    tokenizer = load_tokenizer(hub.resolve(spec.model.base), spec.model.template)
+        made = prepare(spec, {}, run)
+    except TunesmithError as refusal:
+        return refusal.code
     told = []
-    for row in (row for row in rows if row.example is not None):
-        ((ids, spans),) = tokenizer.encode_segments([tokenizer.encode_example(row.example, spec.data.learn)])
-        drop = chosen.drops.get(row.row) or drop_by_tokens(len(ids), spans, spec)
-        fate = [row.place, row.source, row.format, chosen.splits[row.row], drop.rule if drop else "used"]
-        fate.append(chosen.copies[row.row])
-        told.append((*fate, len(ids), learned_tokens(spans)))
+    for entry in Dataset(made["dataset"].path).ledger():
+        names = ("source", "file", "position", "split", "status", "rule", "tokens", "learned", "copies")
+        told.append([entry[name] for name in names])
+    return told, made["rows"].notes["formats"]
+
+
+def cleaned(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """What cleaning makes of a part of rows in which every rule has something to find."""
+    import numpy as np
+    from row_parts import keys_of, part_of, row
+    from tiny_tagger import make_tagger
+
+    from tunesmith.errors import TunesmithError
+    from tunesmith.stages.prepare.cleaning.judge import judge
+    from tunesmith.stages.prepare.cleaning.scores import judge_scores
+
+    tagger = bench.once("tagger", lambda: make_tagger(bench.folder / "tagger"))
+    spec = bench.recipe(tuple(text.replace("TAGGER", str(tagger)) for text in overrides))
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"
+    pem = f"-----BEGIN PRIVATE KEY-----\n{'MIIEowIBAAKCAQEA' * 4}\n-----END PRIVATE KEY-----"
+    found = ("a@acme.io", "+49 30 12345678", "DE89370400440532013000", "4111111111111111", "8.8.8.8", "12345678Z",
+             "AKIA" + "Q2WERTY7UIOPASD3", token, pem, "anna of oslo", "beep \x07", "ha " * 9, "one\ntwo\n" * 9, "=" * 150)  # fmt: skip
+    rows = [row("Please tell me what you know about this matter.", f"Here it is: {text}") for text in found]
+    asked = "Where is my order, which I placed a while ago?"
+    rows += [
+        *(
+            row(asked, "It is on its way.", meta={name: value})
+            for name in ("quality_score", "score")
+            for value in (0.1, 0.6, 0.85)
+        ),
+        row(asked, "I'm sorry, but I cannot say; as an AI language model I know nothing of it."),
+        row("Gone?", "Yes."),
+        row("Wo ist meine Bestellung von letzter Woche?", "Sie ist unterwegs und wird am Freitag bei Ihnen sein."),
+        row("Where is it? ", "It is on its way. " * 40),
+    ]
+    try:
+        judged = judge(part_of(rows), spec, keys_of)
+    except TunesmithError as error:
+        return error.code
+    told: list[Any] = [judged.verdicts.to_pylist(), judged.flags.to_pylist(), judged.part.column("turns").to_pylist()]
+    if "quality" in judged.measured.column_names:
+        scores = judged.measured.column("quality").to_numpy()
+        told.append(judge_scores(np.arange(len(rows)), scores, np.ones(len(rows), bool), spec.data.quality).to_pylist())
     return told
+
+
+def question(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """Whether a default filter that takes a third of the rows asks."""
+    from tunesmith.stages.prepare.cleaning.question import questions
+
+    counts = {"length": {"seen": 30, "dropped": 10, "first": [[0, 3.0]]}}
+    return [error.code for error in questions(bench.recipe(overrides), counts, str)]
 
 
 def order(bench: Bench, overrides: tuple[str, ...]) -> Any:
@@ -599,6 +641,7 @@ class Effect:
 
 # Stages whose fingerprint a key of this section is part of. A change reaches later stages through their inputs.
 RERUNS = {
+    "compute": (),
     "data": ("prepare",), "adapter": ("train",), "train": ("train",), "evaluate": ("evaluate",), "gate": ("evaluate",),
     "export": ("export",), "serve": ("serve",), "tune": (),
 }  # fmt: skip
@@ -615,7 +658,7 @@ SGD = ("train.optimizer=sgd",)
 FSDP = ("train.engine.type=fsdp",)
 DEEPSPEED = ("train.engine.type=deepspeed",)
 STOPPING = ("train.early_stopping={patience: 2}",)
-SHORT = (*SET_APART, "data.sources=[short.jsonl]")
+TAGGED = ("data.filters.pii.model=TAGGER",)
 FIELDS = ("data.sources=[{path: rows.jsonl}]", *SET_APART)
 QUICK = ("train.max_steps=2", "train.batch_size=4", "train.threads=1", "train.micro_batch=2", "evaluate.max_new_tokens=4",
          "adapter={rank: 2, targets: [q_proj]}", "gate.require=none", "data.max_tokens=256", *SET_APART)  # fmt: skip
@@ -640,15 +683,49 @@ EFFECTS: dict[str, Effect] = {
     "data.sources.0.name": Effect(ledger, FIELDS),
     "data.sources.0.format": Effect(ledger, FIELDS),
     "data.sources.0.fields": Effect(ledger, FIELDS),
+    "compute.type": Effect(workers),
+    "compute.workers": Effect(workers, other=7),
+    "compute.address": Effect(workers, ("compute=ray",)),
     "data.on_bad_row": Effect(ledger, ("data.max_bad_share=0.2",)),
     "data.max_bad_share": Effect(ledger, ("data.on_bad_row=quarantine",)),
-    "data.filters.length": Effect(ledger, SET_APART),
-    "data.filters.length.min_characters": Effect(ledger, SET_APART),
-    "data.filters.length.max_characters": Effect(ledger, SET_APART),
-    "data.filters.quality": Effect(ledger, SET_APART),
-    "data.filters.quality.column": Effect(ledger, SET_APART),
-    "data.filters.quality.above": Effect(ledger, SET_APART),
-    "data.filters.accept_drop_share": Effect(ledger, SHORT),
+    "data.filters.length": Effect(cleaned),
+    "data.filters.length.min_characters": Effect(cleaned),
+    "data.filters.length.max_characters": Effect(cleaned),
+    "data.filters.quality": Effect(cleaned),
+    "data.filters.quality.column": Effect(cleaned),
+    "data.filters.quality.above": Effect(cleaned),
+    "data.filters.quality.below": Effect(cleaned),
+    "data.filters.columns.0.column": Effect(cleaned, ("data.filters.columns=[{column: quality_score, above: 0.5}]",)),
+    "data.filters.columns.0.above": Effect(cleaned, ("data.filters.columns=[{column: score, below: 2}]",)),
+    "data.filters.columns.0.below": Effect(cleaned, ("data.filters.columns=[{column: score, above: 0.01}]",)),
+    "data.filters.where": Effect(cleaned),
+    "data.filters.control_characters": Effect(cleaned),
+    **{
+        f"data.filters.{name}{'.' * bool(key)}{key}": Effect(cleaned, given if key else ())
+        for name, given, keys in (
+            ("language", ("data.filters.language={keep: [en]}",), ("keep", "min_probability", "min_letters", "of")),
+            ("residue", ("data.filters.residue={}",), ("action", "phrases")),
+            ("refusals", ("data.filters.refusals={}",), ("action",)),
+            ("repetition", ("data.filters.repetition={}",), ("ngram", "max_repeated_ngrams", "max_run")),
+        )
+        for key in ("", *keys)
+    },
+    "data.filters.refusals.phrases": Effect(cleaned, ("data.filters.refusals={}",), other=("it is on its way",)),
+    "data.filters.repetition.max_repeated_lines": Effect(
+        cleaned, ("data.filters.repetition={max_repeated_ngrams: 1}",)
+    ),
+    **{f"data.filters.secrets.{kind}": Effect(cleaned) for kind in ("api_keys", "private_keys", "tokens")},
+    **{f"data.filters.pii.{kind}": Effect(cleaned) for kind in ("email", "phone", "iban", "card", "ip", "national_id")},
+    "data.filters.pii.model": Effect(cleaned),
+    **{
+        f"data.filters.pii.{key}": Effect(cleaned, TAGGED)
+        for key in ("model_action", "model_labels", "model_probability")
+    },
+    "data.filters.accept_drop_share": Effect(question),
+    "data.quality.type": Effect(cleaned),
+    "data.quality.above": Effect(cleaned, ("data.quality=heuristics",)),
+    "data.quality.below": Effect(cleaned, ("data.quality=heuristics",), other=0.8),
+    "data.quality.keep": Effect(cleaned, ("data.quality=heuristics",)),
     "data.sources.0.limit": Effect(ledger, MIXED),
     "data.sources.0.repeat": Effect(ledger, MIXED),
     "data.sources.0.weight": Effect(ledger, MIXED),
@@ -920,8 +997,6 @@ def _write_rows(folder: Path) -> None:
     ]
     (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
     (folder / "other.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in range(200, 220)))
-    short = [{"prompt": f"{number}?", "completion": "Yes."} for number in range(20)]
-    (folder / "short.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*short, *rows[10:40]]))
 
 
 def _words(text: int, changed: Mapping[int, str] = MappingProxyType({})) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,12 @@ def held(tunesmith: Call, tiny_model_dir: Path, tmp_path_factory: pytest.TempPat
     done = tunesmith("run", folder / "recipe.yaml", "--workspace", folder / "work", status=3)
     assert "EXP-001" in done.stderr
     assert "fewer than 6 cannot show a gain" in done.stderr
+    assert re.search(r"^  export    held$", done.stderr, re.MULTILINE), "no failure of anything"
+    assert "failed" not in done.stderr
+    told = done.stdout.splitlines()
+    assert re.fullmatch(r"run [\w-]+: held by the gate", told[0])
+    assert any(re.match(r"  test, exact_match: base 0\.\d+ -> tuned 0\.\d+  \(gain", line) for line in told), told
+    assert Path(told[-1].removeprefix("report: ")).is_file()
     return folder / "recipe.yaml", folder / "work"
 
 
@@ -40,6 +47,7 @@ def test_a_held_run_is_not_exported_copied_served_or_talked_to(
     out = tmp_path / "out"
     for arguments, code in (
         (["export", recipe, "--to", out, "--workspace", workspace], "EXP-001"),
+        (["export", "latest", "--workspace", workspace], "EXP-001"),
         (["serve", "latest", "--workspace", workspace], "SRV-007"),
         (["serve", recipe, "--workspace", workspace], "SRV-007"),
         (["chat", "latest", "--message", "hello", "--workspace", workspace], "SRV-007"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.events import read_events
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -40,10 +41,7 @@ def test_every_planted_flaw_ends_in_the_ledger_under_its_own_rule(
 ) -> None:
     planted = json.loads((quickstart_data / "data" / "planted.json").read_text())
     statistics = json.loads((outputs(finished[1], "prepare", "dataset") / "statistics.json").read_text())
-    ledger = [
-        json.loads(line)
-        for line in (outputs(finished[1], "prepare", "dataset") / "ledger.jsonl").read_bytes().splitlines()
-    ]
+    ledger = list(Dataset(outputs(finished[1], "prepare", "dataset")).ledger())
     positions = sum(
         sum(1 for line in path.read_bytes().split(b"\n") if line.strip())
         for path in (quickstart_data / "data").glob("*.jsonl")
@@ -89,6 +87,17 @@ def test_the_same_recipe_again_does_nothing_and_says_so(
     done = tunesmith("run", quickstart_data / "recipe.yaml", "--workspace", finished[0], *SHORT)
     assert "nothing to do" in (done.stdout + done.stderr).lower()
     assert len(list((finished[0] / "runs").iterdir())) == 1
+
+
+def test_a_run_is_exported_by_its_name_with_the_overrides_it_was_given(
+    finished: tuple[Path, Path], tunesmith: Call, tmp_path: Path
+) -> None:
+    workspace, run = finished
+    done = tunesmith("export", "latest", "--workspace", workspace, "--to", tmp_path / "model")
+    assert f"nothing to do: everything is up to date (run {run.name})" in done.stdout
+    assert len(list((workspace / "runs").iterdir())) == 1
+    delivered = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert delivered == (outputs(run, "export", "export") / "model.safetensors").read_bytes()
 
 
 def test_an_edited_threshold_encodes_no_row_twice(

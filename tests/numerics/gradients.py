@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from float64 import in_float64, loss_in_float64
 from torch import Tensor, nn
 
 from tunesmith.modeling.adapters import attach_lora
@@ -64,6 +65,7 @@ def make_loop(
     """The loop as the stage builds it, with SGD, whose updates show the scale of gradients (AdamW's hide it).
 
     engine: as in the recipe. Called in one of several processes, it is one of several engines.
+    precision: as in the recipe, or fp64, which tests alone have.
     """
     settings = [f"train.batch_size={BATCH}", "train.optimizer={type: sgd}", "train.learning_rate=0.5", "train.epochs=9"]
     settings += ["train.max_grad_norm=null", f"train.engine={engine}"]
@@ -74,10 +76,15 @@ def make_loop(
     model = make_model(Path(model_dir), adapter, dropout, context, recompute, quantisation)
     layout = choose_layout(plain(model), int(dataset.lengths().max())) if packed else "rows"
     assert packed == (layout == "packed")
-    model = made.wrap(model, lambda p: make_optimizer(p, recipe.train), precision=precision)
+    is_exact = precision == "fp64"
+    model = in_float64(model) if is_exact else model
+    model = made.wrap(model, lambda p: make_optimizer(p, recipe.train), precision="fp32" if is_exact else precision)
     order = Order.of(examples, SEED, recipe.train)
     budget = micro_batch * int(dataset.lengths()[examples].max())
-    return Loop(recipe.train, dataset, order, model, made, context, budget_tokens=budget, layout=layout)
+    loop = Loop(recipe.train, dataset, order, model, made, context, budget_tokens=budget, layout=layout)
+    if is_exact:
+        loop.loss = loss_in_float64(model)  # type: ignore[method-assign]
+    return loop
 
 
 def step_gradients(**settings: object) -> dict[str, Tensor]:
@@ -100,6 +107,26 @@ def quantised_shares(**settings: object) -> list[float]:
     weights = [p for p in loop.model.parameters() if not p.is_floating_point()]
     assert weights
     return [getattr(p, "to_local", lambda p=p: p)().numel() / p.numel() for p in weights]
+
+
+def quantised_bits(**settings: object) -> dict[str, Tensor]:
+    """After a step, all that quantised weights are made of, by layer: whole weights, and scales with theirs."""
+    from tunesmith.modeling.quantise import quantised_layers
+
+    loop = make_loop(**settings)  # type: ignore[arg-type]
+    assert loop.step(1).finite
+    found = {}
+    for name, layer in quantised_layers(loop.model):
+        found[f"{name}.weight"] = getattr(layer.weight, "full_tensor", lambda layer=layer: layer.weight.data)()
+        state = getattr(layer, "quant_state", None)
+        if state is not None:
+            parts = {"absmax": state.absmax, "offset": state.offset, "absmax2": state.state2.absmax}
+            parts |= {"code": state.code, "code2": state.state2.code}
+        else:
+            parts = {"scales": layer.scales}
+        found |= {f"{name}.{part}": value for part, value in parts.items()}
+    loop.engine.close()
+    return {name: value.detach().clone() for name, value in found.items()}
 
 
 # ---------------------------------------------------------------------- what is asked of every engine, one or two processes
@@ -134,10 +161,17 @@ def trajectory(steps: int = 10, **settings: object) -> dict[str, object]:
 
 
 def some_steps(
-    first: int, last: int, saved: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None, **settings: object
+    first: int,
+    last: int,
+    saved: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None,
+    adamw: Sequence[str] = (),
+    **settings: object,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Steps first..last with AdamW and clipping, from what was saved or from the start. Returns weights and state."""
-    overrides = ["train.schedule={type: constant, warmup: 0}", *ADAMW]
+    """Steps first..last with AdamW and clipping, from what was saved or from the start. Returns weights and state.
+
+    adamw: overrides of ADAMW.
+    """
+    overrides = ["train.schedule={type: constant, warmup: 0}", *ADAMW, *adamw]
     loop = make_loop(overrides=overrides, **settings)  # type: ignore[arg-type]
     if saved:
         loop.engine.load_state(*saved)

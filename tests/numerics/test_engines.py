@@ -141,6 +141,37 @@ def test_a_checkpoint_of_any_engine_goes_on_in_any_other(
     assert_close(state, straight[1], tolerance=2e-5)
 
 
+UNCLIPPED = ("train.max_grad_norm=null",)  # the norm that clipping divides by is rounded to float32
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_in_float64_nothing_is_left_of_the_differences(
+    gloo_pair: GlooPair, place: dict[str, str], once: Once, engine: str, quantisation: str
+) -> None:
+    """What float32 leaves between an engine and one process is rounding: a state or a weight that passes through another
+    number format would not shrink with it (docs/decisions/engine-tolerances.md)."""
+    if quantisation != "none":
+        pytest.importorskip("bitsandbytes")
+    settings = {**place, "adapter": "full" if quantisation == "none" else "lora", "quantisation": quantisation}
+    settings |= {"micro_batch": 1, "precision": "fp64"}
+    adamw = {**settings, "adamw": UNCLIPPED}
+    one = once(("trajectory", quantisation), lambda: gradients.trajectory(3, **settings))
+    straight, _ = once(("straight", quantisation), lambda: gradients.some_steps(1, 4, **adamw))
+    two, _ = gloo_pair.call("gradients:trajectory", steps=3, **settings, engine=ENGINES[engine])
+    saved, _ = gloo_pair.call("gradients:some_steps", first=1, last=2, **adamw, engine=ENGINES[engine])
+    resumed, _ = gradients.some_steps(3, 4, saved=saved, **adamw)
+    for found, expected in (
+        (two["gradients"], one["gradients"]),
+        (two["weights"], one["weights"]),
+        (resumed, straight),
+    ):
+        assert found.keys() == expected.keys() != set()
+        for name, value in expected.items():
+            assert value.dtype == torch.float64
+            torch.testing.assert_close(found[name], value, atol=1e-12, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_each_process_holds_its_shard_only(
     gloo_pair: GlooPair, place: dict[str, str], tmp_path: Path, adapter: str

@@ -144,7 +144,7 @@ def test_a_long_document_alone_goes_through_packed(tmp_path: Path) -> None:
     writer = DatasetWriter(tmp_path)
     for row, length in enumerate((1, 90, 1)):
         writer.add(np.arange(5, 5 + length, dtype=np.int32), [[0, length, 1.0]], row, "train")
-    writer.close(ledger=[])
+    writer.close()
     model, data = made("Llama"), Dataset(tmp_path)
     rows = learned_logits(model, collate(data, [0, 1, 2]))
     assert choose_layout(model, 90) == "packed"

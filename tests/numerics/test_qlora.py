@@ -227,6 +227,23 @@ def test_shards_of_a_quantised_base_train_as_one_process_does(
 
 @needs_fsdp
 @both
+def test_quantised_weights_and_scales_are_the_same_bits_in_shards(
+    gloo_pair: GlooPair, tiny_model_dir: Path, dataset_dir: Path, kind: str
+) -> None:
+    """Cut, gathered for a step and put together again: nothing is quantised once more."""
+    from gradients import quantised_bits
+
+    asked = settings(tiny_model_dir, dataset_dir, kind)
+    one = quantised_bits(**asked)
+    assert len(one) == 14 * {"nf4": 6, "int8": 2}[kind]
+    for engine in ("ddp", "fsdp"):
+        for two in gloo_pair.call("gradients:quantised_bits", **asked, engine=engine):
+            assert two.keys() == one.keys()
+            assert [name for name, value in one.items() if not torch.equal(two[name].flatten(), value.flatten())] == []
+
+
+@needs_fsdp
+@both
 def test_a_checkpoint_of_shards_goes_on_in_one_process(
     gloo_pair: GlooPair, tiny_model_dir: Path, dataset_dir: Path, kind: str
 ) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tunesmith.errors import DataError, UsageError
@@ -24,8 +25,10 @@ def dataset(tmp_path: Path) -> Path:
         {"row": number, "source": source, "file": file, "position": position, "status": "used", "kept_twin": None}
         for number, (source, file, position) in enumerate(rows)
     ]
-    entries[1].update(status="dropped", rule="duplicate", kept_twin=0)
-    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    entries[1].update(status="dropped", kept_twin=0)
+    for entry in entries:
+        entry["rule"] = "duplicate" if entry["status"] == "dropped" else None
+    pq.write_table(pa.Table.from_pylist(entries), tmp_path / "ledger.parquet")
     return tmp_path
 
 

@@ -93,7 +93,7 @@ def two_rows(tmp_path: Path) -> Dataset:
     writer = DatasetWriter(tmp_path)
     writer.add(torch.arange(5, 15, dtype=torch.int32).numpy(), [[0, 3, 1.0], [6, 9, 0.5]], 0, "train")
     writer.add(torch.arange(20, 24, dtype=torch.int32).numpy(), [[2, 4, 2.0]], 1, "train")
-    writer.close(ledger=[])
+    writer.close()
     return Dataset(tmp_path)
 
 

@@ -14,6 +14,7 @@ from tunesmith.planner import Plan, learned, plan
 from tunesmith.planner.hardware import Gpu, Hardware, detect
 from tunesmith.planner.shapes import Shape
 from tunesmith.recipe import Recipe, load_recipe, parse_recipe
+from tunesmith.units import format_bytes
 
 LLAMA_8B = {
     "model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256,
@@ -210,6 +211,28 @@ def test_the_plan_fits_the_memory_it_was_given() -> None:
     assert made.choices["precision"] == "bf16"
     assert "peak memory" in made.to_text()
     json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_the_plan_says_what_memory_there_is_and_whether_it_fits() -> None:
+    def line(hardware: Hardware, *overrides: str) -> tuple[str, Plan]:
+        made = plan(recipe("model.precision=bf16", *overrides), LLAMA_1B, statistics=None, hardware=hardware)
+        return made.to_text().splitlines()[2], made
+
+    small = ("train.micro_batch=1", "data.max_tokens=256")
+    told, made = line(LAPTOP, *small)
+    peak = made.figures["peak_memory"]
+    there = "memory: 24.00 GiB, 20.00 GiB of it free; a process may take 16.00 GiB"
+    assert told == f"{there}: {format_bytes(peak.value)} fits"
+    assert made.to_json()["fits"] == "yes"
+    told, made = line(Hardware(2, 24 << 30, int(peak.value * 1.02 / 0.8)), *small)
+    assert told.endswith(
+        f": {format_bytes(peak.value)} fits, but not the upper end of its band, {format_bytes(peak.high)}"
+    )
+    assert made.to_json()["fits"] == "unless high"
+    told, _ = line(LAPTOP, "train.processes=2", "train.micro_batch=1", "data.max_tokens=256")
+    assert "a process may take 8.00 GiB" in told
+    told, _ = line(H200)
+    assert told.startswith("H200: 141 GiB; a process may take 130 GiB: ")
 
 
 def test_this_machine_is_seen() -> None:

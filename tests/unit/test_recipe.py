@@ -116,3 +116,18 @@ def test_equal_content_is_equal_and_a_difference_is_named() -> None:
 def test_a_dumped_recipe_loads_as_the_same() -> None:
     recipe = parse_recipe(LEAST + "adapter: full\ntrain: {schedule: linear, optimizer: sgd}")
     assert type(recipe).model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_bounds_that_judge_nothing_or_leave_nothing_are_said() -> None:
+    assert problems(
+        "data: {sources: r, filters: {columns: [{column: a}, {column: b, above: 1}], quality: {above: null}}}"
+    ) == {
+        "data.filters.columns.0": "RCP-022",
+        "data.filters.quality": "RCP-022",
+    }
+    assert problems(
+        "data: {sources: r, quality: {type: perplexity, above: 9, below: 3}, filters: {quality: {below: 0.7}}}"
+    ) == {
+        "data.filters.quality": "RCP-023",
+        "data.quality": "RCP-023",
+    }

@@ -203,8 +203,10 @@ def test_a_stage_that_fails_leaves_nothing_half_true_and_the_same_command_goes_o
     bench: Bench, word: str, family: type[Exception]
 ) -> None:
     bench.order("shape", word)
+    told: list[tuple[str, str]] = []
     with pytest.raises(family, match=r"off|full|bug"):
-        bench.run()
+        bench.run(on_stage=lambda name, status: told.append((name, status)))
+    assert told[-1] == ("shape", "failed")
     run = Run.open("latest", bench.workspace)
     (failed,) = [event for event in run.events() if event.name == "stage/failed"]
     assert failed.stage == "shape"
@@ -236,8 +238,10 @@ def test_a_signal_ends_the_run_at_a_safe_point_and_the_same_command_goes_on(
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
     bench.order("shape", f"signal {name} leave")
+    told: list[tuple[str, str]] = []
     with pytest.raises(InterruptedRun, match=f"RUN-001 stopped by {name} in the middle of shape") as caught:
-        bench.run()
+        bench.run(on_stage=lambda name, status: told.append((name, status)))
+    assert told[-1] == ("shape", "stopped"), "a deliberate stop is no failure"
     assert caught.value.exit_status == status
     assert signal.getsignal(signal.SIGINT) is before
     assert [e.stage for e in Run.open("latest", bench.workspace).events() if e.name == "stage/stopped"] == ["shape"]

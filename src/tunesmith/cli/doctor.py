@@ -15,7 +15,8 @@ from tunesmith.cli.options import json_option, show_json, workspace_option
 @workspace_option
 @json_option
 def command(workspace: Path, as_json: bool) -> None:
-    """Say what this machine has: versions, hardware, attention, disk; and what is missing, with the line that installs it.
+    """Say what this machine has: versions, hardware, attention, disk, optional parts; and what is missing, with the line that
+    installs it.
 
     \b
     Examples:
@@ -44,10 +45,16 @@ def command(workspace: Path, as_json: bool) -> None:
     packed = found["quantisation"]
     can = f"{', '.join(packed['can'])}  (bitsandbytes {packed['bitsandbytes']} on {packed['device']})"
     click.echo(f"quantisation: {'none; bitsandbytes: ' + packed['trouble'] if packed['trouble'] else can}")
+    parts = found["optional"]
+    there = [f"{name} {part['version']}" for name, part in parts.items() if part["version"]]
+    absent = [f"{name} ({part['install']})" for name, part in parts.items() if not part["version"]]
+    click.echo(f"optional parts: {', '.join(there) or 'none'}")
+    if absent:
+        click.echo(f"  not installed: {', '.join(absent)}")
     for name, line in found["missing"].items():
         click.echo(f"missing for {name}: {line}")
     if not found["missing"]:
-        click.echo("nothing is missing")
+        click.echo("no stage lacks anything")
 
 
 def _speed(found: dict[str, Any]) -> Iterator[str]:

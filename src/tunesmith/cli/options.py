@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import GateError, UsageError
 from tunesmith.units import format_gain, format_score, format_seconds
 
 WORKSPACE = "tunesmith-work"
@@ -90,15 +90,21 @@ def carry_out(
 
     silent = quiet or as_json
     started = time.monotonic()
-    outcome = getattr(api, verb)(
-        recipe,
-        overrides=overrides,
-        workspace=workspace,
-        allow_code=allow_code,
-        quiet=silent,
-        on_stage=None if silent else StageLines(),
-        **options,
-    )
+    try:
+        outcome = getattr(api, verb)(
+            recipe,
+            overrides=overrides,
+            workspace=workspace,
+            allow_code=allow_code,
+            quiet=silent,
+            on_stage=None if silent else StageLines(),
+            **options,
+        )
+    except GateError as held:
+        if held.run_folder and not as_json:
+            for line in held_lines(api.open_run(held.run_folder)):
+                click.echo(line)
+        raise
     facts = outcome_facts(outcome)
     if as_json:
         show_json(facts)
@@ -132,8 +138,7 @@ class StageLines:
 def outcome_facts(outcome: Any) -> dict[str, Any]:
     """What a program wants to know of a finished verb."""
     run = outcome.run
-    evaluation = run.outputs("evaluate")
-    scores = json.loads((evaluation["evaluation"].path / "evaluation.json").read_bytes()) if evaluation else None
+    scores = _scores(run)
     exported = (run.outputs("export") or {}).get("parity")
     parity = json.loads((exported.path / "parity.json").read_bytes()) if exported else {}
     return {
@@ -155,6 +160,30 @@ def outcome_facts(outcome: Any) -> dict[str, Any]:
             for stage in outcome.stages
         },
     }
+
+
+def held_lines(run: Any) -> list[str]:
+    """What a run whose model is held has come to; why it is held stands in the error that follows."""
+    scores = _scores(run)
+    return [
+        f"run {run.id}: held by the gate",
+        *_score_lines(scores["parts"] if scores else None),
+        f"report: {run.path / 'report.html'}",
+    ]
+
+
+def _scores(run: Any) -> dict[str, Any] | None:
+    """Of its evaluation, once it has one."""
+    evaluation = run.outputs("evaluate")
+    return json.loads((evaluation["evaluation"].path / "evaluation.json").read_bytes()) if evaluation else None
+
+
+def _score_lines(parts: Mapping[str, Any] | None) -> list[str]:
+    return [
+        f"  {part}, {metric}: {score_line(values)}"
+        for part, found in (parts or {}).items()
+        for metric, values in found["metrics"].items()
+    ]
 
 
 def _base_model(run: Any) -> dict[str, Any] | None:
@@ -195,9 +224,7 @@ def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
         )
         lines.append(f"parent run {facts['parent']['run']} ({changed or 'nothing in the recipe differs'})")
     lines += _moved_lines(facts["base_model"])
-    for part, found in (facts["scores"] or {}).items():
-        for metric, values in found["metrics"].items():
-            lines.append(f"  {part}, {metric}: {score_line(values)}")
+    lines += _score_lines(facts["scores"])
     if facts["gate"]:
         lines.append(f"  gate: {facts['gate']['verdict']} - {facts['gate']['reason']}")
     if facts["quantised_base"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import ModelError
@@ -159,6 +159,38 @@ def _from_files(path: Path, dtype: torch.dtype, attention: str, settings: Mappin
         if attention == "sdpa" and "scaled_dot_product_attention" in str(error):
             return load("eager")  # an architecture without sdpa; config._attn_implementation says so
         raise
+
+
+def load_token_classifier(path: Path, device: torch.device) -> tuple[nn.Module, Any]:
+    """(model in evaluation mode with its labels in config.id2label, its fast tokenizer) of a folder.
+
+    Raises ModelError MDL-130 when it cannot be loaded, MDL-131 when it is no token classifier with a fast tokenizer.
+    """
+    try:
+        transformers_logging.disable_progress_bar()
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, use_fast=True)
+        model, info = AutoModelForTokenClassification.from_pretrained(
+            path, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises a dozen kinds; every one is an answer about these files
+        raise ModelError(
+            "MDL-130",
+            f"{path} could not be loaded: {type(error).__name__}: {str(error)[:300]}",
+            where="data.filters.pii.model",
+            expected="a folder with a token classification model in safetensors and its tokenizer",
+            fix="fetch the model into a folder and name it; or data.filters.pii.model: null",
+        ) from error
+    lacking = sorted(info["missing_keys"])
+    if lacking or not tokenizer.is_fast:
+        why = f"lacks weights: {', '.join(lacking[:5])}" if lacking else "has no fast tokenizer, so no places of tokens"
+        raise ModelError(
+            "MDL-131",
+            f"{path} {why}",
+            where="data.filters.pii.model",
+            expected="a model trained for token classification (weights of its classifier included), with tokenizer.json",
+            fix="name the folder of such a model; or data.filters.pii.model: null",
+        )
+    return model.to(device).eval(), tokenizer
 
 
 def recompute_activations(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.errors import ModelError
 from tunesmith.planner import attention, disk, memory, speed
@@ -36,7 +36,7 @@ class Plan:
 
     basis: before data | after prepare. pace: by what factor the times were corrected, and how many trainings told it.
     unusual: values out of their usual range; warnings, never refusals. switches: what makes it faster, and why it stands as
-    it does.
+    it does. room: bytes that each process may take of this machine's memory, or of its GPU's.
     """
 
     figures: dict[str, Figure]
@@ -47,12 +47,20 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     unusual: tuple[Unusual, ...] = ()
     switches: tuple[Switch, ...] = ()
+    room: float = 0.0
+
+    @property
+    def fits(self) -> Literal["yes", "unless high"]:
+        """A plan that is there fits; "unless high" where the upper end of the peak's band is more than the room."""
+        return "yes" if self.figures["peak_memory"].high <= self.room else "unless high"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "figures": {name: asdict(figure) for name, figure in self.figures.items()},
             "choices": self.choices,
             "hardware": self.hardware.to_json(),
+            "room": self.room,
+            "fits": self.fits,
             "basis": self.basis,
             "pace": self.pace,
             "notes": self.notes,
@@ -61,7 +69,7 @@ class Plan:
         }
 
     def to_text(self) -> str:
-        lines = [f"plan ({self.basis})", ""]
+        lines = [f"plan ({self.basis})", "", self._memory_line(), ""]
         lines += [
             f"  {name.replace('_', ' '):<24} {figure.text()}{'   ' + figure.note if figure.note else ''}"
             for name, figure in self.figures.items()
@@ -76,6 +84,18 @@ class Plan:
         lines += ["", *self.notes] if self.notes else []
         lines += ["", *(f"warning: {item}" for item in self.unusual)] if self.unusual else []
         return "\n".join(lines)
+
+    def _memory_line(self) -> str:
+        """What this machine has, and whether the plan fits into it."""
+        has, peak = self.hardware, self.figures["peak_memory"]
+        if has.gpus:
+            there = f"{has.gpus[0].name}: {format_bytes(has.gpus[0].memory_bytes)}"
+        else:
+            there = f"memory: {format_bytes(has.ram_bytes)}, {format_bytes(has.ram_available_bytes)} of it free"
+        answer = f"{format_bytes(peak.value)} fits"
+        if self.fits == "unless high":
+            answer += f", but not the upper end of its band, {format_bytes(peak.high)}"
+        return f"{there}; a process may take {format_bytes(self.room)}: {answer}"
 
 
 def plan(
@@ -127,7 +147,7 @@ def plan(
         *_notes(case, micro_batch, recompute),
         *([speed.basis(learned, machine)] if statistics is not None else []),
     ]
-    return Plan(figures, choices, hardware, basis, pace, notes, tuple(unusual(spec, config)), told)
+    return Plan(figures, choices, hardware, basis, pace, notes, tuple(unusual(spec, config)), told, case.room)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def liger_trouble(*, on_cpu: bool) -> str:
     """Why Liger kernels cannot be used here, in words; empty where they can."""
     if on_cpu:
         return "Liger's kernels are Triton programs and this machine has no GPU for them"
-    return "" if find_spec(LIGER) else f"{LIGER} is not installed (pip install liger-kernel)"
+    return "" if find_spec(LIGER) else f"{LIGER} is not installed (pip install 'tunesmith[gpu]')"
 
 
 # ----------------------------------------------------------------------------------------------- optimizer, loss

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tunesmith.errors import FileError, Problem, RecipeError, UsageError
 from tunesmith.recipe import space
 from tunesmith.recipe.keys import all_keys, caution, did_you_mean, sections, typed_sections, variants_of
-from tunesmith.recipe.tree import ANSWER_METRICS, DeepSpeed, Lora, Recipe, Track, Train, Tune
+from tunesmith.recipe.tree import ANSWER_METRICS, Data, DeepSpeed, Lora, Recipe, Track, Train, Tune
 
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 100
@@ -513,6 +513,7 @@ def _contradictions(recipe: Recipe) -> Iterable[Problem]:
             "min_characters <= max_characters",
             "swap the two",
         )
+    yield from _bound_contradictions(data)
     if recipe.model.quantisation.type != "none" and not isinstance(recipe.adapter, Lora):
         yield Problem(
             "RCP-030",
@@ -542,6 +543,31 @@ def _contradictions(recipe: Recipe) -> Iterable[Problem]:
     yield from space.problems(recipe, _attempt)
     yield from _tracking_contradictions(recipe.track)
     yield from _unknown_training_metrics(recipe.train)
+
+
+def _bound_contradictions(data: Data) -> Iterable[Problem]:
+    """Bounds that judge nothing, or leave nothing."""
+    columns = [(f"data.filters.columns.{place}", column) for place, column in enumerate(data.filters.columns)]
+    if data.filters.quality is not None:
+        columns.insert(0, ("data.filters.quality", data.filters.quality))
+    bounded: list[tuple[str, Any]] = [
+        *columns,
+        *([("data.quality", data.quality)] if data.quality.type != "none" else []),
+    ]
+    for key, section in bounded:
+        above, below = section.above, section.below
+        if above is None and below is None and key != "data.quality":
+            yield Problem(
+                "RCP-022",
+                key,
+                f"{section.column} has neither above nor below, so it judges nothing",
+                "at least one bound",
+                f"{key}: {{column: {section.column}, above: 0.5}}",
+            )
+        elif above is not None and below is not None and above >= below:
+            yield Problem(
+                "RCP-023", key, f"nothing is above {above:g} and below {below:g}", "above < below", "swap the two"
+            )
 
 
 def _tracking_contradictions(track: Track) -> Iterable[Problem]:

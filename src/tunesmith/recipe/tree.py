@@ -183,7 +183,7 @@ class LengthFilter(Section):
     min_characters: int = key(
         50,
         "Rows with fewer characters over all turns are dropped.",
-        owner="stages.prepare.filters",
+        owner="stages.prepare.cleaning",
         unit="characters",
         other=10,
         ge=0,
@@ -191,7 +191,7 @@ class LengthFilter(Section):
     max_characters: int = key(
         10_000,
         "Rows with more characters over all turns are dropped.",
-        owner="stages.prepare.filters",
+        owner="stages.prepare.cleaning",
         unit="characters",
         other=500,
         ge=1,
@@ -202,11 +202,170 @@ class QualityFilter(Section):
     column: str = key(
         "quality_score",
         "Numeric column to judge by; rows without it are kept.",
-        owner="stages.prepare.filters",
+        owner="stages.prepare.cleaning",
         other="score",
     )
-    above: float = key(
-        0.7, "Rows whose value is not above this are dropped.", owner="stages.prepare.filters", other=0.5
+    above: float | None = key(
+        0.7, "Rows whose value is not above this are dropped.", owner="stages.prepare.cleaning", other=0.5
+    )
+    below: float | None = key(
+        None, "Rows whose value is not below this are dropped.", owner="stages.prepare.cleaning", other=0.8
+    )
+
+
+class ColumnFilter(Section):
+    """A further numeric column, with at least one of the two bounds."""
+
+    column: str = key(
+        doc="Numeric column to judge by; rows without it are kept.", owner="stages.prepare.cleaning", other="score"
+    )
+    above: float | None = key(
+        None, "Rows whose value is not above this are dropped.", owner="stages.prepare.cleaning", other=0.5
+    )
+    below: float | None = key(
+        None, "Rows whose value is not below this are dropped.", owner="stages.prepare.cleaning", other=0.8
+    )
+
+
+class LanguageFilter(Section):
+    """Language by py3langid. A row goes when the languages to keep are together less probable than `min_probability`."""
+
+    keep: tuple[str, ...] = key(
+        doc="Languages to keep, by their ISO 639-1 codes.",
+        owner="stages.prepare.cleaning",
+        other=("de",),
+        min_length=1,
+    )
+    min_probability: float = key(
+        0.5,
+        "Least probability of the languages to keep, taken together.",
+        owner="stages.prepare.cleaning",
+        unit="share",
+        other=1.0,
+        ge=0,
+        le=1,
+    )
+    min_letters: int = key(
+        40,
+        "Rows with fewer letters are undecided: kept and counted.",
+        owner="stages.prepare.cleaning",
+        unit="letters",
+        other=400,
+        ge=1,
+    )
+    of: Literal["all", "answer"] = key(
+        "all",
+        "Which text is looked at: all turns, or the answer alone.",
+        owner="stages.prepare.cleaning",
+        other="answer",
+    )
+
+
+class RepetitionFilter(Section):
+    """How much an answer (or a plain text) repeats itself."""
+
+    ngram: int = key(
+        5,
+        "Words in a row that count as one n-gram; a CJK character counts as a word.",
+        owner="stages.prepare.cleaning",
+        unit="words",
+        other=2,
+        ge=1,
+        le=20,
+    )
+    max_repeated_ngrams: float = key(
+        0.4,
+        "Rows are dropped where a larger share of n-grams occurred before in the same answer.",
+        owner="stages.prepare.cleaning",
+        unit="share",
+        other=0.99,
+        ge=0,
+        le=1,
+    )
+    max_repeated_lines: float = key(
+        0.5,
+        "Rows are dropped where a larger share of the text stands in lines that occurred before.",
+        owner="stages.prepare.cleaning",
+        unit="share",
+        other=0.99,
+        ge=0,
+        le=1,
+    )
+    max_run: int = key(
+        100,
+        "Rows are dropped where one character other than a blank follows itself more often.",
+        owner="stages.prepare.cleaning",
+        unit="characters",
+        other=3,
+        ge=1,
+    )
+
+
+class PhraseFilter(Section):
+    action: Literal["flag", "drop"] = key(
+        "drop", "flag counts such rows; drop leaves them out.", owner="stages.prepare.cleaning", other="flag"
+    )
+    phrases: tuple[str, ...] = key(
+        (),
+        "Your own phrases beside the known ones; letter case aside.",
+        owner="stages.prepare.cleaning",
+        other=("on its way",),
+    )
+
+
+FoundAction = Literal["off", "flag", "redact", "drop"]
+
+
+class Secrets(Section):
+    """Known shapes of credentials, in any turn: off, flag (counted), redact (replaced before tokenising), drop."""
+
+    api_keys: FoundAction = key(
+        "flag",
+        "Keys of known services (AWS, GitHub, OpenAI, Anthropic, Google, Slack, Stripe ...) and passwords in URLs.",
+        owner="stages.prepare.cleaning",
+        other="drop",
+    )
+    private_keys: FoundAction = key("flag", "Private keys in PEM form.", owner="stages.prepare.cleaning", other="drop")
+    tokens: FoundAction = key("flag", "JSON web tokens.", owner="stages.prepare.cleaning", other="drop")
+
+
+class Personal(Section):
+    """Personal data by pattern and checksum, in any turn: off, flag (counted), redact (replaced before tokenising), drop."""
+
+    email: FoundAction = key("off", "E-mail addresses.", owner="stages.prepare.cleaning", other="drop")
+    phone: FoundAction = key("off", "Phone numbers.", owner="stages.prepare.cleaning", other="drop")
+    iban: FoundAction = key("off", "Bank accounts (IBAN, mod 97).", owner="stages.prepare.cleaning", other="drop")
+    card: FoundAction = key("off", "Payment cards (issuer and Luhn).", owner="stages.prepare.cleaning", other="drop")
+    ip: FoundAction = key("off", "Public IP addresses.", owner="stages.prepare.cleaning", other="drop")
+    national_id: FoundAction = key(
+        "off",
+        "National identity numbers that carry a check digit.",
+        owner="stages.prepare.cleaning",
+        other="drop",
+    )
+    model: str | None = key(
+        None,
+        "Folder of a token classification model (transformers) that marks personal data.",
+        owner="stages.prepare.cleaning",
+        other="TAGGER",
+    )
+    model_action: Literal["flag", "redact", "drop"] = key(
+        "redact", "What to do with what the model marks.", owner="stages.prepare.cleaning", other="drop"
+    )
+    model_labels: tuple[str, ...] = key(
+        (),
+        "Labels of the model that count, without B- and I-; empty: all but O.",
+        owner="stages.prepare.cleaning",
+        other=("NOBODY",),
+    )
+    model_probability: float = key(
+        0.5,
+        "Least probability of a mark.",
+        owner="stages.prepare.cleaning",
+        unit="share",
+        other=1.0,
+        ge=0,
+        le=1,
     )
 
 
@@ -214,23 +373,104 @@ class Filters(Section):
     """A filter written in the recipe is a decision; one left at its default may not drop more than a few rows unasked."""
 
     length: LengthFilter | None = key(
-        LengthFilter, "Length over all turns; null switches it off.", owner="stages.prepare.filters", other=None
+        LengthFilter, "Length over all turns; null switches it off.", owner="stages.prepare.cleaning", other=None
     )
     quality: QualityFilter | None = key(
         QualityFilter,
         "Quality score, where that column exists; null switches it off.",
-        owner="stages.prepare.filters",
+        owner="stages.prepare.cleaning",
         other=None,
     )
+    columns: tuple[ColumnFilter, ...] = key(
+        (),
+        "Further numeric columns to judge by.",
+        owner="stages.prepare.cleaning",
+        other=({"column": "score", "above": 0.5},),
+    )
+    where: tuple[str, ...] = key(
+        (),
+        "Daft SQL expressions over prompt, answer, text, characters, turns, source, format and the rows' other columns; a row stays where all are true.",
+        owner="stages.prepare.frames",
+        other=("characters < 100",),
+    )
+    control_characters: Literal["off", "flag", "remove", "drop"] = key(
+        "flag",
+        "C0 controls but tab and line ends, DEL, and U+FFFD: flag counts them, remove takes them out, drop leaves such rows out.",
+        owner="stages.prepare.cleaning",
+        other="drop",
+    )
+    language: LanguageFilter | None = key(
+        None,
+        "Language; null switches it off. Needs py3langid.",
+        owner="stages.prepare.cleaning",
+        other={"keep": ["de"]},
+    )
+    residue: PhraseFilter | None = key(
+        None,
+        "Answers with leftovers of other templates, of assistants that speak of themselves, or an empty <think>; null switches it off.",
+        owner="stages.prepare.cleaning",
+        other={},
+    )
+    refusals: PhraseFilter | None = key(
+        None, "Answers that begin with a refusal; null switches it off.", owner="stages.prepare.cleaning", other={}
+    )
+    repetition: RepetitionFilter | None = key(
+        None, "Answers that repeat themselves; null switches it off.", owner="stages.prepare.cleaning", other={}
+    )
+    secrets: Secrets = key(Secrets, "Credentials in the rows.", owner="stages.prepare.cleaning")
+    pii: Personal = key(Personal, "Personal data in the rows.", owner="stages.prepare.cleaning")
     accept_drop_share: float = key(
         0.05,
         "A filter left at its default that would drop a larger share than this stops the run with the counts.",
-        owner="stages.prepare.filters",
+        owner="stages.prepare.cleaning",
         unit="share",
         other=1.0,
         ge=0,
         le=1,
     )
+
+
+class NoScore(Section):
+    """Rows get no score of ours."""
+
+    type: Literal["none"] = "none"
+
+
+class Heuristics(Section):
+    """0 to 1 from the answer's length, repetition, letters, ending and leftovers. The higher the better."""
+
+    type: Literal["heuristics"] = "heuristics"
+    above: float | None = key(
+        None, "Rows whose score is not above this are dropped.", owner="stages.prepare.cleaning", other=0.9
+    )
+    below: float | None = key(
+        None, "Rows whose score is not below this are dropped.", owner="stages.prepare.cleaning", other=0.5
+    )
+    keep: float | None = key(
+        None,
+        "Keep this share of the training rows, the best ones.",
+        owner="stages.prepare.cleaning",
+        unit="share",
+        other=0.5,
+        gt=0,
+        le=1,
+    )
+
+
+class AnswerPerplexity(Heuristics):
+    """Perplexity of the answer after its prompt, by the recipe's base model. The lower the better."""
+
+    type: Literal["perplexity"] = "perplexity"  # type: ignore[assignment]
+
+
+class Difficulty(Heuristics):
+    """Instruction-following difficulty: loss of the answer with its prompt / without it. The higher the more is to be learned;
+    from 1 on the prompt does not help, so `below: 1` is usual."""
+
+    type: Literal["difficulty"] = "difficulty"  # type: ignore[assignment]
+
+
+Scoring = NoScore | Heuristics | AnswerPerplexity | Difficulty
 
 
 class Split(Section):
@@ -394,7 +634,12 @@ class Data(Section):
         ge=0,
         le=1,
     )
-    filters: Filters = key(Filters, "What is dropped before training.", owner="stages.prepare.filters")
+    filters: Filters = key(Filters, "What is dropped before training.", owner="stages.prepare.cleaning")
+    quality: Annotated[Scoring, Field(discriminator="type")] = key(
+        NoScore,
+        "A score for rows that bring none: none, heuristics, perplexity or difficulty; without a bound it is only measured.",
+        owner="stages.prepare.cleaning",
+    )
     deduplicate: Duplicates = key(
         ExactDuplicates,
         "exact keeps one of several equal rows (the best scored, else the first), near one of several alike ones too, none all.",
@@ -427,6 +672,27 @@ class Data(Section):
     )
     learn: Literal["all", "last"] = key(
         "all", "Which assistant turns are learned: all, or the last one only.", owner="text.templates", other="last"
+    )
+
+
+class LocalCompute(Section):
+    """Rows are read and encoded on this machine."""
+
+    type: Literal["local"] = "local"
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = key(
+        "auto", "Processes that read; auto: one per core.", owner="stages.prepare.spread", unit="processes", other=2
+    )
+
+
+class RayCompute(Section):
+    """Rows are read and encoded by a Ray cluster whose nodes all see the data and the workspace under the same paths."""
+
+    type: Literal["ray"] = "ray"
+    address: str | None = key(
+        None,
+        "Address of the cluster; null: RAY_ADDRESS, else one on this machine.",
+        owner="stages.prepare.cluster",
+        other="ray://head:10001",
     )
 
 
@@ -1151,6 +1417,11 @@ class Recipe(Section):
         Lora, "lora trains small matrices beside frozen weights; full trains every weight.", owner="modeling.adapters"
     )
     data: Data = key(doc="The rows and what happens to them.", owner="stages.prepare")
+    compute: Annotated[LocalCompute | RayCompute, Field(discriminator="type")] = key(
+        LocalCompute,
+        "Where rows are read and encoded: local, or ray. What is made does not depend on it.",
+        owner="stages.prepare.spread",
+    )
     train: Train = key(Train, "The training loop.", owner="stages.train")
     evaluate: Evaluate = key(Evaluate, "How base and tuned model are compared.", owner="stages.evaluate")
     gate: Gate = key(Gate, "What a model must show before it is exported or served.", owner="stages.evaluate.gate")

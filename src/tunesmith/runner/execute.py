@@ -19,7 +19,7 @@ from tunesmith.runs.store import Artifact
 if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
 
-Status = Literal["started", "done", "reused", "failed"]
+Status = Literal["started", "done", "reused", "held", "stopped", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def execute(
 
     allow_code: Python code of the recipe that may run, as "file.py:function".
     listeners: get every event. on_begin: gets the Run before its first event, and never when there is nothing to do.
-    on_stage: told (stage, "started" | "done" | "reused" | "failed").
+    on_stage: told (stage, "started", then how it ended: "done" | "reused" | "held" by the gate | "stopped" on purpose |
+    "pruned" by a search | "failed").
     table: stage names in order, with their packages. parent: the Run that a new one names as its parent.
     Raises TunesmithError: of a stage, StoppedError when another process works on the Run, InterruptedRun after Ctrl-C,
     GateError when the gate holds. What was finished before is kept; the same command goes on from there.
@@ -175,23 +176,25 @@ def _noted(attempt: _Attempt, stage: str, tell: Callable[[str, Status], None]) -
     try:
         yield
     except BaseException as error:
+        ending = _ending(error)
         # The disk may be full: then the event is lost and the error still reaches the user.
         with contextlib.suppress(TunesmithError, OSError):
             attempt.begin()
-            attempt.run.record(stage, _event_name(error), _describe(error))
+            attempt.run.record(stage, f"stage/{ending}", _describe(error))
             attempt.run.flush_events()
-        tell(stage, "failed")
+        tell(stage, ending)
         raise
 
 
-def _event_name(error: BaseException) -> str:
+def _ending(error: BaseException) -> Literal["held", "pruned", "stopped", "failed"]:
+    """In a word; what is no fault of anything is not called a failure."""
     if isinstance(error, GateError):
-        return "stage/held"
+        return "held"
     if isinstance(error, TrialPruned):
-        return "stage/pruned"
+        return "pruned"
     if isinstance(error, (InterruptedRun, KeyboardInterrupt, StoppedError)):
-        return "stage/stopped"
-    return "stage/failed"
+        return "stopped"
+    return "failed"
 
 
 def _describe(error: BaseException) -> dict[str, object]:

@@ -8,10 +8,10 @@
     span_offsets.npy    int64 [S+1]   offsets into spans
     spans.npy           int32 [K, 2]  learned spans, start:end inside their sequence
     span_weights.npy    float32 [K]
-    keys.npy            int64 [N]     row id = line of ledger.jsonl, counted from 0
+    keys.npy            int64 [N]     row id = line of the ledger, counted from 0
     splits.npy          uint8 [N]     0 train, 1 validation, 2 test
-    ledger.jsonl        one line per source position: {row, source, position, split, key, status, rule, value,
-                        threshold, kept_twin, tokens, learned}
+    ledger.parquet      one line per source position: row, source, file, position, split, key, status, rule, value, detail,
+                        threshold, kept_twin, tokens, learned, copies
     items.jsonl         the held-out rows and what is asked: {row, part, split, key, messages, expected, prompt_ids};
                         of plain text the last three are null
     samples.json        a few decoded rows as pieces [{text, learned}]
@@ -43,7 +43,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class DatasetWriter:
-    """Writes a Dataset into an empty folder, one example after the other; tokens go to the disk as they come."""
+    """Writes a Dataset into an empty folder, many examples at a time; tokens go to the disk as they come."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -57,7 +57,7 @@ class DatasetWriter:
         self._keys = array("q")
         self._splits = array("B")
 
-    def add(self, tokens: np.ndarray, spans: Iterable[Sequence[float]], row: int, split: str) -> None:
+    def add(self, tokens: np.ndarray, spans: Sequence[Sequence[float]], row: int, split: str) -> None:
         """Adds an example of one sequence.
 
         tokens: int32 [T], T >= 1. spans: [start, end, weight] each, sorted, disjoint, inside the sequence.
@@ -65,30 +65,55 @@ class DatasetWriter:
         """
         import numpy as np
 
-        ids = np.ascontiguousarray(tokens, dtype=np.int32)
-        assert ids.size > 0, f"row {row}: tokens must be int32 [T >= 1], not {ids.shape}"
-        previous = 0
-        for start, end, weight in spans:
-            assert previous <= start < end <= len(ids), f"row {row}: span {start}:{end} of {len(ids)} tokens"
-            self._spans.extend((int(start), int(end)))
-            self._span_weights.append(weight)
-            previous = end
-        self._tokens.write(ids.data)
-        self._sequences.append(self._sequences[-1] + len(ids))
-        self._span_offsets.append(len(self._span_weights))
-        self._examples.append(len(self._sequences) - 1)
-        self._keys.append(row)
-        self._splits.append(SPLITS.index(split))
+        bounds = np.array([span[:2] for span in spans], np.int32).reshape(-1, 2)
+        weights = np.array([span[2] for span in spans], np.float32)
+        one = np.array([row]), np.array([SPLITS.index(split)])
+        self.add_many(tokens, np.array([len(tokens)]), bounds, np.array([len(bounds)]), weights, *one)
+
+    def add_many(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        spans: np.ndarray,
+        num_spans: np.ndarray,
+        weights: np.ndarray,
+        rows: np.ndarray,
+        splits: np.ndarray,
+    ) -> None:
+        """Adds N examples of one sequence each.
+
+        tokens: int32 [sum of lengths], end to end. lengths: int [N], all >= 1. spans: int32 [K, 2], start:end inside their
+        sequence. num_spans: int [N], how many of them each example has. weights: float32 [K]. rows: int64 [N]. splits: [N],
+        places in SPLITS.
+        """
+        import numpy as np
+
+        assert np.all(lengths > 0), "an example needs at least one token"
+        of = np.repeat(np.arange(len(lengths)), num_spans)
+        inside = (spans[:, 0] >= 0) & (spans[:, 0] < spans[:, 1]) & (spans[:, 1] <= lengths[of])
+        inside[1:] &= (spans[1:, 0] >= spans[:-1, 1]) | (of[1:] != of[:-1])
+        if not inside.all():
+            place = int(np.argmin(inside))
+            (start, end), example = spans[place], of[place]
+            raise AssertionError(f"row {rows[example]}: span {start}:{end} of {lengths[example]} tokens")
+        self._tokens.write(np.ascontiguousarray(tokens, dtype=np.int32).data)
+        self._spans.frombytes(np.ascontiguousarray(spans, dtype=np.int32).tobytes())
+        self._span_weights.frombytes(np.ascontiguousarray(weights, dtype=np.float32).tobytes())
+        for column, counts in ((self._sequences, lengths), (self._span_offsets, num_spans)):
+            column.frombytes((column[-1] + np.cumsum(counts, dtype=np.int64)).tobytes())
+        first = self._examples[-1] + 1
+        self._examples.frombytes(np.arange(first, first + len(lengths), dtype=np.int64).tobytes())
+        self._keys.frombytes(np.ascontiguousarray(rows, dtype=np.int64).tobytes())
+        self._splits.frombytes(np.ascontiguousarray(splits, dtype=np.uint8).tobytes())
 
     def close(
         self,
         *,
-        ledger: Iterable[Mapping[str, Any]],
         items: Iterable[Mapping[str, Any]] = (),
         samples: Sequence[Any] = (),
         statistics: Mapping[str, Any] | None = None,
     ) -> None:
-        """Writes the small arrays, the ledger (its n-th entry must have row n), items, samples and statistics."""
+        """Writes the small arrays, items, samples and statistics. The ledger is written by who accounts for the rows."""
         import numpy as np
 
         total = self._sequences[-1]
@@ -107,7 +132,6 @@ class DatasetWriter:
         }
         for name, values in arrays.items():
             np.save(self.folder / f"{name}.npy", values, allow_pickle=False)
-        _write_lines(self.folder / "ledger.jsonl", ledger)
         _write_lines(self.folder / "items.jsonl", items)
         _write_json(self.folder / "samples.json", list(samples))
         _write_json(self.folder / "statistics.json", dict(statistics or {}))
@@ -196,8 +220,10 @@ class Dataset:
         return [item for item in _read_lines(self.folder / "items.jsonl") if part in (None, item["part"])]
 
     def ledger(self) -> Iterator[dict[str, Any]]:
-        """The entry of each source position, in order; streamed."""
-        return _read_lines(self.folder / "ledger.jsonl")
+        """The entry of each source position, in order; streamed. Needs pyarrow."""
+        from tunesmith.runs.ledger import entries
+
+        return entries(self.folder / "ledger.parquet")
 
     @cached_property
     def samples(self) -> list[Any]:

@@ -1,16 +1,23 @@
-"""What became of a row: one entry of the ledger, found by its place in a source file or by its id."""
+"""What became of a row: one entry of the ledger, found by its place in a source file or by its id.
+
+The ledger is one Parquet file, `ledger.parquet` in a Dataset's folder, so that any tool can query it. Reading it needs pyarrow,
+which only preparation and this look need: it is imported here when asked.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NAME = "ledger.parquet"
 SHOWN = 8
 
 
@@ -20,20 +27,17 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
     where: a Run whose prepare has finished, its Dataset, or the Dataset's folder.
     row:   "train.jsonl:48213" (file and line, or index in a JSON array or table; a source's name does as well), or a row id.
     Raises UsageError RUN-011 when `row` can not be read so or names rows of several files, DataError RUN-012 when
-    there is no such row. The ledger is streamed, never held whole.
+    there is no such row. Only the columns that are asked for are read, and the row groups that hold the row.
     """
-    ledger = _ledger(where)
+    path = _path(where)
     source, number = _parse(str(row))
-    if source is None:
-        found = [entry for entry in _entries(ledger, number, number + 1)]
-    else:
-        found = [entry for entry in _entries(ledger, mention=source) if _is_at(entry, source, number)]
+    found = _by_id(path, number) if source is None else _by_place(path, source, number)
     if not found:
         raise DataError(
             "RUN-012",
-            f"no row {row} in {ledger}",
-            expected="FILE:LINE or a row id of this ledger; " + _overview(ledger),
-            fix="count lines from 1, as your editor does",
+            f"no row {row} in {path}",
+            expected="FILE:LINE or a row id of this ledger; " + _overview(path),
+            fix="count lines from 1, as your editor does; blank lines are no rows",
         )
     if len(found) > 1:
         one_of = ", ".join(f"{entry['row']} (of {entry['source']})" for entry in found[:SHOWN])
@@ -42,11 +46,20 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
         )
     (entry,) = found
     if isinstance(entry.get("kept_twin"), int):
-        entry["twin"] = next(_entries(ledger, entry["kept_twin"], entry["kept_twin"] + 1), None)
+        entry["twin"] = next(iter(_by_id(path, entry["kept_twin"])), None)
     return entry
 
 
-def _ledger(where: Run | Artifact | Path) -> Path:
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """All entries in order; a row group is held at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _path(where: Run | Artifact | Path) -> Path:
     if isinstance(where, Run):
         outputs = where.outputs("prepare")
         if outputs is None:
@@ -57,7 +70,7 @@ def _ledger(where: Run | Artifact | Path) -> Path:
                 fix="tunesmith prepare RECIPE, then ask again",
             )
         where = outputs["dataset"]
-    return (where.path if isinstance(where, Artifact) else Path(where)) / "ledger.jsonl"
+    return (where.path if isinstance(where, Artifact) else Path(where)) / NAME
 
 
 def _parse(row: str) -> tuple[str | None, int]:
@@ -72,24 +85,25 @@ def _parse(row: str) -> tuple[str | None, int]:
     return (source if colon else None), int(number)
 
 
-def _entries(ledger: Path, first: int = 0, end: int | None = None, *, mention: str = "") -> Iterator[dict[str, Any]]:
-    """Entries of the lines first..end-1 that mention a text; only these lines are parsed."""
-    needle = json.dumps(Path(mention).name, ensure_ascii=False)[1:-1].encode() if mention else b""
-    with ledger.open("rb") as file:
-        for number, line in enumerate(file):
-            if end is not None and number >= end:
-                return
-            if number >= first and needle in line:
-                yield json.loads(line)
+def _table(path: Path, **options: Any) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, **options)
 
 
-def _is_at(entry: dict[str, Any], source: str, number: int) -> bool:
+def _by_id(path: Path, number: int) -> list[dict[str, Any]]:
+    return _table(path, filters=[("row", "==", number)]).to_pylist()
+
+
+def _by_place(path: Path, source: str, number: int) -> list[dict[str, Any]]:
     """Named by the file, with or without its folder, or by the source's name in the recipe."""
-    return entry["position"] == number and (entry["file"] == Path(source).name or entry["source"] == source)
+    at = _table(path, filters=[("position", "==", number)]).to_pylist()
+    return [entry for entry in at if entry["file"] == Path(source).name or entry["source"] == source]
 
 
-def _overview(ledger: Path) -> str:
-    counts: dict[str, int] = {}
-    for entry in _entries(ledger):
-        counts[entry["file"]] = counts.get(entry["file"], 0) + 1
-    return "it holds " + ", ".join(f"{count:,} rows of {file}" for file, count in list(counts.items())[:SHOWN])
+def _overview(path: Path) -> str:
+    counts = (
+        _table(path, columns=["file"]).group_by("file", use_threads=False).aggregate([([], "count_all")]).to_pylist()
+    )
+    listed = ", ".join(f"{entry['count_all']:,} rows of {entry['file']}" for entry in counts[:SHOWN])
+    return "it holds " + listed

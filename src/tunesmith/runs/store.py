@@ -18,7 +18,7 @@ from tunesmith.runs import durable
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-KINDS = ("Rows", "Tokens", "Dataset", "Checkpoint", "Adapter", "Model", "Evaluation", "Parity")
+KINDS = ("Rows", "Verdicts", "Tokens", "Dataset", "Checkpoint", "Adapter", "Model", "Evaluation", "Parity")
 CHEAP_BYTES = 64 * 1024**2  # hashing this much takes under a tenth of a second
 
 Verification = Literal["size", "cheap", "hash"]

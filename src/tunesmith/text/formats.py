@@ -1,251 +1,222 @@
-"""Row formats: recognised by their keys, turned into an Example, or answered with what is wrong and where."""
+"""Row formats: recognised by their keys, turned into columns, or answered with what is wrong and where."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from tunesmith.text.example import ROLES, Example, Message
+from tunesmith.text import chats, preference
+from tunesmith.text.chats import ANSWERS, CHATS, COMPLETIONS, PROMPTS, Found, first
+from tunesmith.text.example import Example
+from tunesmith.text.turns import MEDIA, FormatProblem, kind, refuse_media
 
-FORMATS = ("messages", "sharegpt", "alpaca", "prompt_completion", "text")
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
+FORMATS = ("messages", "sharegpt", "alpaca", "prompt_completion", "text", "pair", "kto", "ranked", "chosen")
+JUDGED = ("pair", "kto", "ranked")  # rows with answers apart, which no chat is learned from
+
+_SIDE_COLUMNS = tuple(dict.fromkeys(name for pair in preference.SIDES for name in pair))
+_CHAT_COLUMNS = ("messages", *CHATS)
+_PROMPT_COLUMNS = (*_CHAT_COLUMNS, "instruction", "input", "history", *PROMPTS)
+_BESIDE = ("system", "tools", "functions")
+
+# What each format reads; a row's other columns with one value are its meta.
+READS: dict[str, frozenset[str]] = {
+    "messages": frozenset(("messages", "system", "tools", "functions")),
+    "sharegpt": frozenset((*CHATS, *_BESIDE)),
+    "alpaca": frozenset(("instruction", "input", "history", *ANSWERS, *_BESIDE)),
+    "prompt_completion": frozenset((*PROMPTS, *COMPLETIONS, *_BESIDE)),
+    "text": frozenset(("text",)),
+    "pair": frozenset((*_SIDE_COLUMNS, *_PROMPT_COLUMNS, *_BESIDE)),
+    "kto": frozenset((*_PROMPT_COLUMNS, *COMPLETIONS, *preference.LIKED, *_BESIDE)),
+    "ranked": frozenset((*_PROMPT_COLUMNS, *preference.LISTS, *preference.SCORE_LISTS, *_BESIDE)),
 }
-ANSWERS = ("output", "response", "answer")
-PROMPTS = ("prompt", "question", "query")
-COMPLETIONS = ("completion", "answer", "response")
-KNOWN = {
-    "messages",
-    "conversations",
-    "conversation",
-    "instruction",
-    "input",
-    "system",
-    "text",
-    *ANSWERS,
-    *PROMPTS,
-    *COMPLETIONS,
+READS["chosen"] = READS["pair"] | READS["ranked"]
+MAKERS: dict[str, Callable[[dict[str, Any]], Found]] = {
+    "messages": chats.messages,
+    "sharegpt": chats.sharegpt,
+    "alpaca": chats.alpaca,
+    "prompt_completion": chats.prompt_completion,
+    "text": chats.text,
+    "pair": preference.pair,
+    "kto": preference.liked,
+    "ranked": preference.ranked,
+    "chosen": preference.chosen,
 }
+# Columns whose values, not names alone, say what a row is.
+_BY_VALUE = frozenset((*preference.LIKED, *preference.LISTS, *MEDIA))
 
 
-class FormatProblem(Exception):
-    """A row that cannot be used: code, what, what was expected, what to do."""
+class Columns(NamedTuple):
+    """A row as a part of Rows stores it; see Example.to_columns. meta: the other columns that hold one value."""
 
-    def __init__(self, code: str, what: str, expected: str, fix: str) -> None:
-        super().__init__(what)
-        self.code, self.what, self.expected, self.fix = code, what, expected, fix
+    format: str
+    roles: list[int]
+    contents: list[str]
+    extra: dict[str, Any] | None
+    meta: dict[str, Any] | None
+
+
+class _Shape(NamedTuple):
+    format: str
+    make: Callable[[dict[str, Any]], Found]
+    others: tuple[str, ...]
+
+
+_SHAPES: dict[tuple[str, ...], _Shape] = {}  # (asked, *columns) -> how such rows are read
+MAX_SHAPES = 4096
 
 
 def recognise(row: Mapping[str, Any]) -> str:
     """The format of a row by its keys. Raises FormatProblem TXT-001 when it is none."""
+    if preference.sides_of(row) is not None:
+        return "pair"
+    if preference.is_ranked(row):
+        return "ranked"
+    is_asked = any(name in row for name in PROMPTS)
+    is_answered = any(name in row for name in COMPLETIONS)
+    has_chat = any(name in row for name in _CHAT_COLUMNS)
+    if preference.is_liked(row) and (has_chat or (is_asked and is_answered)):
+        return "kto"
     if "messages" in row:
         return "messages"
-    if "conversations" in row or "conversation" in row:
+    if has_chat:
         return "sharegpt"
-    if "instruction" in row and any(key in row for key in ANSWERS):
+    if "instruction" in row and any(name in row for name in ANSWERS):
         return "alpaca"
-    if any(key in row for key in PROMPTS) and any(key in row for key in COMPLETIONS):
+    if is_asked and is_answered:
         return "prompt_completion"
     if "text" in row:
         return "text"
     raise FormatProblem(
         "TXT-001",
         f"no known format has the columns {', '.join(map(str, list(row)[:8])) or '(none)'}",
-        "messages; conversations; instruction + output; prompt + completion; text",
+        "messages; conversations; instruction + output; prompt + completion; text; chosen + rejected",
         "name your columns in the recipe: data.sources: [{path: ..., fields: {prompt: YOUR_COLUMN, completion: YOUR_COLUMN}}]",
     )
 
 
 def to_example(row: Any, asked: str = "auto", fields: Mapping[str, str] | None = None) -> tuple[Example, str]:
-    """(example, format) of a parsed row. fields: our name -> the row's column. Raises FormatProblem TXT-0xx."""
-    if not isinstance(row, dict):
-        raise FormatProblem("TXT-002", f"the row is {_kind(row)}", "an object with named columns", "one object per row")
+    """(example, format) of a parsed row; see to_columns."""
+    form, *columns = to_columns(row, asked, fields)
+    return Example.from_columns(*columns), form
+
+
+def to_columns(row: Any, asked: str = "auto", fields: Mapping[str, str] | None = None) -> Columns:
+    """A parsed row as columns. asked: a format, or auto. fields: our name -> the row's column, dots lead inwards.
+
+    Raises FormatProblem TXT-0xx.
+    """
+    if type(row) is not dict:
+        raise FormatProblem("TXT-002", f"the row is {kind(row)}", "an object with named columns", "one object per row")
     if fields:
         row = _rename(row, fields)
+    shape = _SHAPES.get((asked, *row)) or _shape(row, asked)
+    roles, contents, extra = shape.make(row)
+    if not shape.others:
+        return Columns(shape.format, roles, contents, extra, None)
+    meta = {name: value for name in shape.others if (value := row[name]).__class__ not in (dict, list)}
+    return Columns(shape.format, roles, contents, extra, meta or None)
+
+
+def _shape(row: dict[str, Any], asked: str) -> _Shape:
     form = recognise(row) if asked == "auto" else asked
-    example = MAKERS[form](row)
-    meta = {key: value for key, value in row.items() if key not in KNOWN}
-    return Example(example.messages, example.text, meta), form
+    if not row.keys().isdisjoint(MEDIA):
+        refuse_media(row, "")
+    make = _quick(form, row, MAKERS[form])
+    shape = _Shape(form, make, tuple(name for name in row if name not in READS[form]))
+    if row.keys().isdisjoint(_BY_VALUE) and len(_SHAPES) < MAX_SHAPES:
+        _SHAPES[(asked, *row)] = shape
+    return shape
 
 
-def _rename(row: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
-    missing = [column for column in fields.values() if column not in row]
-    if missing:
-        raise FormatProblem(
-            "TXT-003",
-            f"there is no column {missing[0]!r}",
-            f"one of: {', '.join(map(str, row))}",
-            "mend data.sources.fields",
-        )
-    taken = set(fields.values())
-    return {
-        **{key: value for key, value in row.items() if key not in taken},
-        **{name: row[column] for name, column in fields.items()},
-    }
+def _quick(
+    form: str, row: dict[str, Any], make: Callable[[dict[str, Any]], Found]
+) -> Callable[[dict[str, Any]], Found]:
+    """The shorter way for rows with the plain columns of their format and no other that it reads."""
+    read = row.keys() & READS[form]
+    if form in ("messages", "sharegpt"):
+        column = "messages" if form == "messages" else first(row, CHATS)
+        return chats.quick(column, make) if read == {column} else make
+    if form in ("alpaca", "prompt_completion"):
+        question = "instruction" if form == "alpaca" else first(row, PROMPTS)
+        answer = first(row, ANSWERS if form == "alpaca" else COMPLETIONS)
+        beside = "input" if "input" in read else None
+        if question in row and answer and not read & {"history", *_BESIDE}:
+            return chats.quick_answer(question, answer, beside, make)
+    return make
 
 
-# ------------------------------------------------------------------------------------------------------ the formats
-
-
-def _messages(row: dict[str, Any]) -> Example:
-    turns = row["messages"]
-    if not isinstance(turns, list):
-        raise FormatProblem(
-            "TXT-004", f"messages is {_kind(turns)}", "a list of {role, content}", "parse the text into a list before"
-        )
-    out = []
-    for place, turn in enumerate(turns):
-        if not isinstance(turn, dict) or "role" not in turn:
-            raise FormatProblem(
-                "TXT-005", f"messages[{place}] is {_kind(turn)} without a role", "{role, content}", "mend the row"
-            )
-        if turn.get("tool_calls"):
-            raise FormatProblem(
-                "TXT-006",
-                f"messages[{place}] holds tool calls, which are not supported yet",
-                "text content",
-                "leave the row out",
-            )
-        content = _content(turn.get("content"), f"messages[{place}].content")
-        learn = turn.get("train", turn.get("learn"))
-        if learn is None and "weight" in turn:
-            learn = bool(turn["weight"])
-        out.append(Message(_role(turn["role"], f"messages[{place}].role"), content, learn))
-    return _checked(Example(tuple(out)))
-
-
-def _sharegpt(row: dict[str, Any]) -> Example:
-    name = "conversations" if "conversations" in row else "conversation"
-    turns = row[name]
-    if not isinstance(turns, list):
-        raise FormatProblem(
-            "TXT-004", f"{name} is {_kind(turns)}", "a list of {from, value}", "parse the text into a list before"
-        )
-    out = []
-    if isinstance(row.get("system"), str) and row["system"]:
-        out.append(Message("system", row["system"]))
-    for place, turn in enumerate(turns):
-        if not isinstance(turn, dict):
-            raise FormatProblem("TXT-005", f"{name}[{place}] is {_kind(turn)}", "{from, value}", "mend the row")
-        who = turn.get("from", turn.get("role"))
-        role = SHAREGPT_ROLES.get(str(who).strip().lower())
-        content = _content(turn.get("value", turn.get("content")), f"{name}[{place}].value")
-        out.append(Message(role or _role(who, f"{name}[{place}].from"), content))
-    return _checked(Example(tuple(out)))
-
-
-def _alpaca(row: dict[str, Any]) -> Example:
-    answer = next((key for key in ANSWERS if key in row), "output")
-    instruction = _content(row.get("instruction"), "instruction")
-    extra = _content(row.get("input") or "", "input")
-    turns = [Message("user", f"{instruction}\n\n{extra}" if extra.strip() else instruction)]
-    if isinstance(row.get("system"), str) and row["system"]:
-        turns.insert(0, Message("system", row["system"]))
-    turns.append(Message("assistant", _content(row.get(answer), answer)))
-    return _checked(Example(tuple(turns)))
-
-
-def _prompt_completion(row: dict[str, Any]) -> Example:
-    prompt = next((key for key in PROMPTS if key in row), "prompt")
-    completion = next((key for key in COMPLETIONS if key in row), "completion")
-    if isinstance(row.get(prompt), list) and isinstance(row.get(completion), list):
-        return _messages({"messages": [*row[prompt], *row[completion]]})
-    turns = (
-        Message("user", _content(row.get(prompt), prompt)),
-        Message("assistant", _content(row.get(completion), completion)),
+def learnable(columns: Columns) -> Columns:
+    """The columns, when a chat or text is learned from them. Raises FormatProblem TXT-048 for answers that are judged."""
+    if columns.format not in JUDGED:
+        return columns
+    raise FormatProblem(
+        "TXT-048",
+        f"{_JUDGED_NAMES[columns.format]}: SFT learns from one answer to each prompt",
+        "a chat or a text",
+        _JUDGED_FIXES[columns.format],
     )
-    return _checked(Example(turns))
 
 
-def _text(row: dict[str, Any]) -> Example:
-    text = _content(row.get("text"), "text")
-    if not text.strip():
-        raise FormatProblem("TXT-010", "text is empty", "some text", "leave the row out")
-    return Example(text=text)
-
-
-MAKERS: dict[str, Callable[[dict[str, Any]], Example]] = {
-    "messages": _messages,
-    "sharegpt": _sharegpt,
-    "alpaca": _alpaca,
-    "prompt_completion": _prompt_completion,
-    "text": _text,
+_JUDGED_NAMES = {
+    "pair": "a preference pair (chosen and rejected)",
+    "kto": "an answer with a label",
+    "ranked": "ranked answers",
+}
+_JUDGED_FIXES = {
+    "pair": "data.sources: [{path: ..., format: chosen}] learns from the chosen answers",
+    "kto": "data.sources: [{path: ..., format: messages}] (or prompt_completion) learns from all answers; a filter keeps those with label true",
+    "ranked": "data.sources: [{path: ..., format: chosen}] learns from the best scored answers",
 }
 
 
-# ------------------------------------------------------------------------------------------------------- the checks
+def _rename(row: dict[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
+    found = {name: _column(row, column) for name, column in fields.items()}
+    taken = {*fields.values(), *(column.split(".", 1)[0] for column in fields.values())}
+    return {**{key: value for key, value in row.items() if key not in taken}, **found}
 
 
-def _content(value: Any, place: str) -> str:
-    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        kinds = {str(part.get("type", "?")) for part in value}
-        if kinds == {"text"}:
-            return "".join(str(part.get("text", part.get("value", ""))) for part in value)
-        raise FormatProblem(
-            "TXT-007",
-            f"{place} holds {', '.join(sorted(kinds - {'text'}))} parts, which are not supported yet",
-            "text",
-            "leave the row out",
-        )
-    if not isinstance(value, str):
-        raise FormatProblem("TXT-008", f"{place} is {_kind(value)}", "text", f"write {place} as a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise FormatProblem(
-            "TXT-009",
-            f"{place} holds half a character (a lone surrogate, U+{ord(value[error.start]):04X}) at character {error.start}",
-            "whole Unicode characters",
-            "write the row again with ensure_ascii=False from the intact text",
-        ) from error
+def _column(row: dict[str, Any], column: str) -> Any:
+    """A column by its name, or by a path inwards: instances.0.output."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for step in column.split("."):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise FormatProblem(
+                "TXT-003",
+                f"there is no column {column!r}",
+                f"one of: {', '.join(map(str, row))}"[:300],
+                "mend data.sources.fields",
+            )
     return value
 
 
-def _role(role: Any, place: str) -> str:
-    if role in ROLES:
-        return role
-    name = str(role).strip().lower()
-    guess = SHAREGPT_ROLES.get(name, "assistant" if name in ("bot", "ai") else None)
-    raise FormatProblem(
-        "TXT-011", f"{place} is {role!r}", ", ".join(ROLES), f"write {guess!r}" if guess else "use one of these roles"
-    )
+class Evidence:
+    """What was recognised, on how many rows, by which columns; and which columns nothing reads."""
 
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
-def _checked(example: Example) -> Example:
-    """Order and substance of a chat: something is asked, and something is answered."""
-    turns = example.messages
-    if not turns:
-        raise FormatProblem(
-            "TXT-012", "the chat has no turns", "at least a question and an answer", "leave the row out"
-        )
-    answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
-    if not answers:
-        raise FormatProblem("TXT-013", "there is no assistant turn: nothing to learn", "an answer", "leave the row out")
-    if turns[0].role == "assistant" or answers[0] == 0 or all(turn.role == "system" for turn in turns[: answers[0]]):
-        raise FormatProblem(
-            "TXT-014", "the assistant speaks first", "a user turn before the first answer", "put the question in front"
-        )
-    if any(turn.role == "system" for turn in turns[1:]):
-        raise FormatProblem(
-            "TXT-015", "a system turn stands in the middle", "at most one, at the start", "move it to the start"
-        )
-    if not turns[answers[-1]].content.strip():
-        raise FormatProblem(
-            "TXT-016", f"messages[{answers[-1]}].content, the answer, is empty", "some text", "leave the row out"
-        )
-    return example
+    def note(self, form: str, row: Mapping[str, Any]) -> None:
+        self.counts[form, tuple(row)] += 1
 
+    def __iadd__(self, other: Evidence) -> Evidence:
+        self.counts += other.counts
+        return self
 
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Format -> rows, columns it is read from, other columns, each with the number of rows that have it."""
+        out: dict[str, dict[str, Any]] = {}
+        for (form, columns), rows in self.counts.most_common():
+            told = out.setdefault(form, {"rows": 0, "read": Counter(), "others": Counter()})
+            told["rows"] += rows
+            for name in columns:
+                told["read" if name in READS[form] else "others"][name] += rows
+        return {
+            form: {**told, "read": dict(told["read"]), "others": dict(told["others"])} for form, told in out.items()
+        }

@@ -12,6 +12,8 @@ UNUSUAL = "plan/unusual"
 NOTES = ("train/note",)
 SHOWN = {
     "prepare/rows_read": "rows read",
+    "prepare/rows_judged": "rows judged",
+    "prepare/rows_scored": "rows scored by the base model",
     "prepare/rows_encoded": "rows encoded",
     "evaluate/base_answers": "base answers",
     "evaluate/tuned_answers": "tuned answers",
@@ -26,6 +28,7 @@ class Console:
         self.is_terminal = sys.stderr.isatty()
         self.every_s = 0.2 if self.is_terminal else every_s
         self.last = 0.0
+        self.shown = ""
         self.loss = ""
         self.steps = self.first = 0
         self.started = time.monotonic()
@@ -37,9 +40,14 @@ class Console:
             sys.stderr.flush()
             return
         line = self._line(event)
-        if line is None or (time.monotonic() - self.last < self.every_s and event.name != "validation/perplexity"):
+        if line is None:
             return
-        self.last = time.monotonic()
+        # What begins is said at once; more of the same waits.
+        is_new = event.name in SHOWN and event.name != self.shown
+        is_soon = time.monotonic() - self.last < self.every_s
+        if is_soon and not is_new and event.name != "validation/perplexity":
+            return
+        self.last, self.shown = time.monotonic(), event.name
         if self.is_terminal:
             sys.stderr.write(f"\r\x1b[2K  {line}")
         else:

@@ -22,6 +22,7 @@ def refuse_held(evaluation: Mapping[str, Any], run: Run) -> None:
             "EXP-001",
             f"the gate says hold: {why}",
             where="gate",
+            run_folder=str(run.path),
             expected="a gain whose whole interval is above gate.min_gain",
             fix=f"look at what was fixed and broken in {run.path / 'report.html'}; train longer or on better rows; gate.require: none ships anyway",
         )

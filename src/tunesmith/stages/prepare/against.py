@@ -5,13 +5,54 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from tunesmith.recipe import Recipe, Source
 from tunesmith.stages.prepare.externals import against
+from tunesmith.stages.prepare.layout import PART
 from tunesmith.stages.prepare.reader import Bad, files_of, read_rows
+from tunesmith.stages.prepare.select import Watched
+from tunesmith.stages.prepare.signatures import signatures
 from tunesmith.text.example import Example
 from tunesmith.text.formats import PROMPTS, FormatProblem, to_example
+from tunesmith.text.keys import content_key, prompt_key
 
+CHUNK = 20_000
 QUESTIONS = (*PROMPTS, "instruction", "input", "text", "sentence")
+
+
+def watched_parts(spec: Recipe, boilerplate: dict[str, np.ndarray]) -> Watched | None:
+    """The rows of these files as set-wide rules compare them; None where there are none."""
+    parts: list[pa.Table] = []
+    places: list[str] = []
+    lines: list[dict[str, Any]] = []
+    for place, example in watched_examples(spec):
+        if example is None:
+            continue
+        places.append(place)
+        lines.append(_line(example))
+        if len(lines) == CHUNK:
+            parts.append(pa.Table.from_pylist(lines, PART))
+            lines = []
+    if not places:
+        return None
+    parts.append(pa.Table.from_pylist(lines, PART))
+    signed = [signatures(part, spec, boilerplate) for part in parts]
+
+    def read(names: list[str]) -> Iterator[pa.Table]:
+        return (table.select(names) for table in signed)
+
+    facts = pa.concat_tables([part.select(["key", "prompt_key"]) for part in parts])
+    return Watched(facts.append_column("place", pa.array(places)), read)
+
+
+def _line(example: Example) -> dict[str, Any]:
+    """As a row of a part, of no source."""
+    roles, contents, extra, _ = example.to_columns()
+    turns = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+    keys = {"key": content_key(roles, contents, extra), "prompt_key": prompt_key(roles, contents, extra)}
+    return {"row": -1, "source": -1, "format": "watched", "turns": turns, **keys}
 
 
 def watched_examples(spec: Recipe) -> Iterator[tuple[str, Example | None]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import hub
-from tunesmith.stages.prepare.reader import files_of
+from tunesmith.stages.prepare.files import files_of
 
 if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
@@ -15,14 +15,21 @@ if TYPE_CHECKING:
 
 
 def externals(spec: Recipe, run: Run) -> dict[str, Any]:
-    """The source files' bytes, the tokenizer's files, the template file's bytes."""
-    files = hub.resolve(spec.model.base, spec.model.revision, weights=False)
+    """The source files' bytes, the tokenizer's files, the template file's bytes; weights of models that judge rows."""
+    scores = spec.data.quality.type in ("perplexity", "difficulty")
+    files = hub.resolve(spec.model.base, spec.model.revision, weights=scores)
     template = Path(spec.model.template)
     return {
         "sources": source_hashes(spec),
         "against": [[_hash(path) for path in files_of(named)] for named in against(spec)],
         "tokenizer": tokenizer_hash(files),
         "template": _hash(template) if template.suffix == ".jinja" and template.is_file() else None,
+        **({"base": files.fingerprint} if scores else {}),
+        **(
+            {"pii_model": _hash_folder(Path(spec.data.filters.pii.model).expanduser())}
+            if spec.data.filters.pii.model
+            else {}
+        ),
     }
 
 
@@ -46,6 +53,11 @@ def tokenizer_hash(files: hub.ModelFiles) -> str:
         if path.is_file() and named:
             digest.update(path.name.encode() + bytes.fromhex(_hash(path)))
     return digest.hexdigest()[:20]
+
+
+def _hash_folder(folder: Path) -> list[list[str]]:
+    """[name, sha256] of each file; empty where there is no such folder, which loading the model says."""
+    return [[path.name, _hash(path)] for path in sorted(folder.glob("*")) if path.is_file()]
 
 
 def _hash(path: Path) -> str:

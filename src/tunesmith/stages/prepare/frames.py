@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import daft
+import numpy as np
+import pyarrow as pa
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, RecipeError
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -23,3 +26,59 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
             expected="a whole Parquet file",
             fix="write or fetch the file again",
         ) from error
+
+
+# What an expression of a recipe may not call: it would read or write files, or give each row, part or run another answer.
+REFUSED_CALLS = re.compile(
+    r"\b(url_download|url_upload|download|upload|\w*file\w*|image_\w+|decode_image\w*|tokenize_\w+|random\w*|uuid\w*|rand"
+    r"|monotonically_increasing_id|current_\w+|row_number|rank|dense_rank|lag|lead)\(|\bover window\(|\bexists\b"
+)
+
+
+def true_rows(table: pa.Table, expressions: Sequence[str], known: Sequence[str] = ()) -> list[np.ndarray]:
+    """Of each Daft SQL expression: bool [R], in the table's order; null is not true.
+
+    table: int64 `row` (no one twice) and the columns that the expressions name. An empty table proves the expressions alone.
+    known: the columns that could be named, for the message.
+    Raises RecipeError DAT-060 naming the expression that cannot be asked.
+    """
+    frame = daft.from_arrow(table)
+    names = [f"expression {number}" for number in range(len(expressions))]
+    asked = []
+    for name, text in zip(names, expressions, strict=True):
+        try:
+            expression = daft.sql_expr(text)
+            kind = frame.select(expression.alias(name)).schema()[name].dtype
+        except Exception as error:  # Daft's parser raises a kind that has no name in Python
+            raise _bad_expression(text, _last_words(error), known) from error
+        call = REFUSED_CALLS.search(str(expression))
+        if call:
+            raise _bad_expression(text, f"calls {call.group().strip('(')}", known)
+        if kind != daft.DataType.bool():
+            raise _bad_expression(text, f"gives {kind}, not true or false", known)
+        asked.append(expression.alias(name))
+    try:
+        # The order is not kept: the row travels along.
+        found = frame.select(daft.col("row"), *asked).to_arrow()
+    except Exception as error:  # a computation may fail in as many ways as there are functions
+        raise _bad_expression(" and ".join(expressions), _last_words(error), known) from error
+    order = np.argsort(found.column("row").to_numpy())[np.argsort(np.argsort(table.column("row").to_numpy()))]
+    return [found.column(name).fill_null(False).to_numpy()[order] for name in names]
+
+
+def _bad_expression(text: str, why: str, known: Sequence[str]) -> RecipeError:
+    columns = f"; columns: {', '.join(known)}" if known else ""
+    return RecipeError(
+        "DAT-060",
+        f"the expression {text!r} cannot be asked of the rows: {why}",
+        where="data.filters.where",
+        expected=f"a Daft SQL expression that is true or false, row by row{columns}",
+        fix="data.filters.where: [\"characters < 4000 and source = 'faq'\"]",
+    )
+
+
+def _last_words(error: BaseException) -> str:
+    """What a message of Daft ends in: the cause stands last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error" in line or "REASON" in line]
+    return (named or lines or [type(error).__name__])[-1][:200]

@@ -1,390 +1,156 @@
-"""From bytes to parsed rows or coded problems, one position at a time: a bad row never costs another.
+"""From the files of a source to parsed rows or coded problems, one position at a time: a bad row never costs another.
 
-JSON Lines, JSON, CSV, TSV and text, plain or gzipped, are read here; Parquet goes through `frames`.
+files.py      which files a source names, and that they are files
+streams.py    plain bytes of packed and unpacked files, within limits; told apart by their first bytes
+json_lines.py, json_rows.py, documents.py, tables.py, texts.py    one kind of content each
+frames.py     Parquet, and everything that is not on this machine's disk, through Daft
 """
 
 from __future__ import annotations
 
-import csv
-import glob
-import gzip
-import io
-import json
-import re
-import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import orjson
+from typing import Any, BinaryIO, NamedTuple
 
 from tunesmith.errors import DataError
+from tunesmith.stages.prepare import documents, json_lines
+from tunesmith.stages.prepare.files import (
+    ARROW,
+    DOCUMENTS,
+    LINES,
+    PARQUET,
+    SUFFIXES,
+    TABLES,
+    TEXTS,
+    files_of,
+    open_file,
+    refuse_changed,
+    shown,
+    stamp_of,
+    suffix_of,
+    url_of,
+)
+from tunesmith.stages.prepare.found import Bad, Parsed
+from tunesmith.stages.prepare.streams import blocks_of, head_of
+from tunesmith.stages.prepare.tables import read_table
+from tunesmith.stages.prepare.texts import read_texts
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
-MAX_LINE_BYTES = 8 * 1024**2
-MAX_DEPTH = 64
-MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "Parquet",
-    b"<!DO": "an HTML page",
-    b"<htm": "an HTML page",
-}
+__all__ = ["Bad", "How", "Parsed", "Part", "files_of", "parts_of", "read_part", "read_rows"]
+
+PART_BYTES = 32 * 1024**2
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """position: line (from 1), or index (from 0) in a JSON array or table. offset: of its first byte, -1 unknown."""
+class How:
+    """What a source says about reading it. at: path to the list of rows in a JSON document, keys with dots between.
 
-    position: int
-    offset: int
-    value: Any
+    columns: those to read, all where empty. query: SQL whose result are the rows.
+    """
 
-
-@dataclass(frozen=True)
-class Bad:
-    """A position that could not be read; raw: its first bytes as text. column: from 1, 0 unknown."""
-
-    position: int
-    offset: int
-    column: int
-    code: str
-    what: str
-    expected: str
-    fix: str
-    raw: str
+    at: str | None = None
+    columns: tuple[str, ...] = ()
+    query: str | None = None
 
 
-def files_of(path: str) -> list[Path]:
-    """The files of a source: itself, a folder's, or a glob's, sorted. Raises DataError DAT-001 when there is none."""
-    root = Path(path)
-    if root.is_file():
-        return [root]
-    if root.is_dir():
-        found = [file for file in sorted(root.rglob("*")) if file.is_file() and _suffix(file) in SUFFIXES]
-    else:
-        found = [Path(name) for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]
-    if not found:
-        kind = "holds no file that can be read" if root.is_dir() else "does not exist"
-        raise DataError(
-            "DAT-001",
-            f"{path} {kind}",
-            where="data.sources",
-            expected=f"a file, folder or glob of {' '.join(SUFFIXES)} (also .gz)",
-            fix="check the path; a relative one starts at the recipe's folder",
-        )
-    return found
+PLAIN = How()
 
 
-def read_rows(path: Path) -> Iterator[Parsed | Bad]:
-    """Every position of a file in order. Raises DataError DAT-002 for files that cannot be opened or are of no kind."""
-    suffix = _suffix(path)
-    if suffix == ".parquet":
-        # Here and not above: hashing sources needs no daft.
-        from tunesmith.stages.prepare.frames import read_parquet
+class Part(NamedTuple):
+    """A stretch of a file that is read alone. end: -1 where the file is read whole."""
 
-        for index, row in enumerate(read_parquet(path)):
-            yield Parsed(index, -1, row)
-        return
-    data, problem = _bytes(path)
-    if suffix in (".jsonl", ".ndjson"):
-        yield from _lines(data)
-    elif suffix == ".json":
-        yield from _json(data)
-    elif suffix in (".csv", ".tsv"):
-        yield from _table(data, suffix)
-    elif suffix == ".txt":
-        yield from _texts(data)
-    else:
+    start: int
+    end: int
+
+
+def parts_of(path: Path, part_bytes: int = PART_BYTES) -> list[Part]:
+    """JSON Lines in stretches that end with a line; every other kind in one. Raises DataError DAT-003 to DAT-005."""
+    if url_of(str(path)) or path.suffix.lower() not in LINES:
+        return [Part(0, -1)]
+    with open_file(path) as file:
+        if documents.is_array(head_of(path, file)):
+            return [Part(0, -1)]
+    return [Part(*stretch) for stretch in json_lines.parts_of(path, part_bytes)]
+
+
+def read_rows(path: Path, how: How = PLAIN, facts: Counter[str] | None = None) -> Iterator[Parsed | Bad]:
+    """Every position of a file in order. Raises DataError DAT-002 to DAT-009 for what concerns the file as a whole."""
+    return read_part(path, 0, -1, how, facts)
+
+
+def read_part(
+    path: Path, start: int, end: int, how: How = PLAIN, facts: Counter[str] | None = None
+) -> Iterator[Parsed | Bad]:
+    """The positions of one part, counted from the part's beginning (lines from 1); offsets are those of the file.
+
+    facts: what is worth telling and no fault: lines, blank_lines, byte_order_mark, separator_comma ...
+    """
+    facts = Counter() if facts is None else facts
+    rows = _remote(path, how) if url_of(str(path)) else _local(path, start, end, how, facts)
+    return rows if not how.columns else _narrowed(rows, how.columns)
+
+
+def _narrowed(rows: Iterator[Parsed | Bad], columns: tuple[str, ...]) -> Iterator[Parsed | Bad]:
+    for row in rows:
+        if isinstance(row, Parsed) and isinstance(row.value, dict):
+            row = row._replace(value={name: row.value[name] for name in columns if name in row.value})
+        yield row
+
+
+def _remote(path: Path, how: How) -> Iterator[Parsed | Bad]:
+    # Here and not above: most sources are files, and Daft takes a second to load.
+    from tunesmith.stages.prepare.frames import read_remote
+
+    for index, row in enumerate(read_remote(url_of(str(path)) or "", how.query)):
+        yield Parsed(index, -1, row)
+
+
+def _local(path: Path, start: int, end: int, how: How, facts: Counter[str]) -> Iterator[Parsed | Bad]:
+    suffix = suffix_of(path)
+    if suffix not in SUFFIXES:
         raise DataError(
             "DAT-002",
-            f"{path.name} is of no known kind",
+            f"{shown(path.name)} is of no known kind",
             where="data.sources",
             expected=" ".join(SUFFIXES),
             fix="rename the file by its content, or convert it to .jsonl",
         )
-    if problem is not None:
-        yield problem
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.removesuffix(".gz")
-    return Path(name).suffix.lower()
-
-
-def _bytes(path: Path) -> tuple[bytes, Bad | None]:
-    """The file's bytes without a byte order mark; a damaged gzip gives what could be read and a problem at its end."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            "DAT-003",
-            f"{path} cannot be read: {error.strerror}",
-            where="data.sources",
-            expected="a readable file",
-            fix="check its rights",
-        ) from error
-    problem = None
-    if path.suffix == ".gz":
-        data, problem = _gunzip(data)
-    for magic, kind in MAGIC.items():
-        if data.startswith(magic):
-            raise DataError(
-                "DAT-004",
-                f"{path.name} is really {kind}",
-                where="data.sources",
-                expected=f"what its name says ({_suffix(path)})",
-                fix="fetch or unpack the file again, or rename it by its content",
-            )
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(
-            "DAT-005",
-            f"{path.name} is UTF-16",
-            where="data.sources",
-            expected="UTF-8",
-            fix=f"iconv -f UTF-16 -t UTF-8 {path.name} > utf8-{path.name}",
-        )
-    return data.removeprefix(b"\xef\xbb\xbf"), problem
-
-
-def _gunzip(data: bytes) -> tuple[bytes, Bad | None]:
-    out = io.BytesIO()
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            while chunk := file.read(1 << 20):
-                out.write(chunk)
-    except (EOFError, OSError, zlib.error) as error:
-        found = out.getvalue()
-        position = found.count(b"\n") + 1
-        return found, Bad(
-            position,
-            len(found),
-            0,
-            "DAT-010",
-            f"the gzip stream is damaged: {error}",
-            "a whole file",
-            "fetch it again",
-            "",
-        )
-    return out.getvalue(), None
-
-
-# ---------------------------------------------------------------------------------------------------------- JSON Lines
-
-
-def _lines(data: bytes) -> Iterator[Parsed | Bad]:
-    offset = 0
-    lines = data.split(b"\n")
-    last = len(lines)
-    for position, line in enumerate(lines, 1):
-        if line.strip():
-            yield _parse(line.rstrip(b"\r"), position, offset, is_last=position == last)
-        offset += len(line) + 1
-
-
-def _parse(line: bytes, position: int, offset: int, *, is_last: bool = False) -> Parsed | Bad:
-    if len(line) > MAX_LINE_BYTES:
-        return _bad(
-            line,
-            position,
-            offset,
-            0,
-            "DAT-011",
-            f"{len(line):,} bytes in one row",
-            f"at most {MAX_LINE_BYTES:,}",
-            "split the row",
-        )
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return _diagnose(line, position, offset, is_last)
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        return _bad(
-            line, position, offset, 0, "DAT-012", "nested too deeply", f"at most {MAX_DEPTH} levels", "flatten the row"
-        )
-    return Parsed(position, offset, value)
-
-
-def _diagnose(line: bytes, position: int, offset: int, is_last: bool) -> Parsed | Bad:
-    """The slow path: say what is wrong with a line that the fast parser refused."""
-
-    def bad(column: int, code: str, what: str, expected: str, fix: str) -> Bad:
-        return _bad(line, position, offset, column, code, what, expected, fix)
-
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        guess = " (looks like Latin-1)" if line[error.start] >= 0xA0 else ""
-        what = f"byte 0x{line[error.start]:02x} is not UTF-8{guess}"
-        return bad(error.start + 1, "DAT-013", what, "UTF-8", "iconv -f LATIN1 -t UTF-8, or leave the row out")
-    if "\x00" in text:
-        return bad(text.index("\x00") + 1, "DAT-014", "a NUL byte", "text", "remove it: tr -d '\\000'")
-    surrogate = re.search(
-        r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", text
-    )
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        return bad(0, "DAT-012", "nested too deeply", f"at most {MAX_DEPTH} levels", "flatten the row")
-    except ValueError as error:
-        column = getattr(error, "colno", 0)
-        reason = getattr(error, "msg", str(error))
-        if reason == "Extra data":
-            return bad(
-                column,
-                "DAT-015",
-                "something follows the row's end",
-                "one object a line",
-                "put each object on its own line",
-            )
-        if is_last and not text.rstrip().endswith(("}", "]")):
-            return bad(
-                column,
-                "DAT-016",
-                "the last line is cut off",
-                "a whole row",
-                "is the file still being written? fetch it again",
-            )
-        if re.match(r"\s*\{\s*'", text):
-            return bad(
-                column,
-                "DAT-017",
-                "quotes of Python, not of JSON",
-                'double quotes: {"a": 1}',
-                "write rows with json.dumps",
-            )
-        return bad(column, "DAT-018", f"not JSON: {reason}", "one JSON object a line", "mend or remove the row")
-    if surrogate:
-        what = "half a character (a lone surrogate)"
-        return bad(
-            surrogate.start() + 1,
-            "DAT-019",
-            what,
-            "whole Unicode characters",
-            "write the row again from the intact text",
-        )
-    if re.search(r"\b(NaN|-?Infinity)\b", text):
-        return bad(0, "DAT-020", "NaN or Infinity, which JSON does not have", "a number or null", "write null")
-    return Parsed(position, offset, value)
-
-
-def _bad(line: bytes, position: int, offset: int, column: int, code: str, what: str, expected: str, fix: str) -> Bad:
-    return Bad(position, offset, column, code, what, expected, fix, line[:2048].decode("utf-8", "replace"))
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level and depth <= MAX_DEPTH:
-        depth += 1
-        level = [
-            child
-            for node in level
-            if isinstance(node, (dict, list))
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-    return depth
-
-
-# ---------------------------------------------------------------------------------------------------------------- JSON
-
-
-def _json(data: bytes) -> Iterator[Parsed | Bad]:
-    """A list of rows, or an object with one list of rows. A broken element is passed over at its closing bracket."""
-    try:
-        rows = _list_of(orjson.loads(data))
-    except orjson.JSONDecodeError:
-        for index, (start, end) in enumerate(_elements(data)):
-            yield _parse(data[start:end], index, start)
-        return
-    for index, row in enumerate(rows):
-        yield Parsed(index, -1, row)
-
-
-def _list_of(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    lists = [child for child in value.values() if isinstance(child, list)] if isinstance(value, dict) else []
-    return lists[0] if len(lists) == 1 and "messages" not in value and "conversations" not in value else [value]
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, int]]:
-    """Byte ranges of the elements of the outermost array, found by brackets and quotes alone."""
-    depth, start, in_string, escaped = 0, -1, False, False
-    for place, byte in enumerate(data):
-        if in_string:
-            escaped = byte == 0x5C and not escaped
-            if byte == 0x22 and data[place - 1 : place] != b"\\":
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            if depth == 2:
-                start = place
-        elif byte in b"]}":
-            depth -= 1
-            if depth == 1 and start >= 0:
-                yield start, place + 1
-                start = -1
-    if start >= 0:
-        yield start, len(data)
-
-
-# -------------------------------------------------------------------------------------------------- tables and text
-
-
-def _table(data: bytes, suffix: str) -> Iterator[Parsed | Bad]:
-    """CSV or TSV with a header line; every cell is text. The delimiter is the one of , ; tab that the header holds most."""
-    text = data.decode("utf-8", "surrogateescape")
-    header_line = text.split("\n", 1)[0]
-    delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=header_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = next(reader, [])
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield Bad(
-                line, -1, 0, "DAT-021", f"not a row of the table: {error}", "balanced quotes", "mend the quotes", ""
-            )
-            continue
-        if cells is None:
-            return
-        if not cells:
-            continue
-        raw = delimiter.join(cells).encode("utf-8", "surrogateescape")
-        if any("\udc80" <= char <= "\udcff" for cell in cells for char in cell):
-            yield _bad(
-                raw,
-                line,
-                -1,
-                0,
-                "DAT-022",
-                "bytes that are not UTF-8",
-                "UTF-8",
-                "iconv -f LATIN1 -t UTF-8, or leave the row out",
-            )
-        elif len(cells) != len(header):
-            what = f"{len(cells)} cells, the header has {len(header)}"
-            yield _bad(
-                raw, line, -1, 0, "DAT-023", what, f"columns {', '.join(header)}", "quote cells that hold the delimiter"
-            )
+    with open_file(path) as file:
+        before = stamp_of(file)
+        if suffix in PARQUET or suffix in ARROW:
+            yield from (Parsed(index, -1, row) for index, row in enumerate(_binary(path, suffix)))
+        elif suffix in TABLES:
+            yield from read_table(path, blocks_of(path, file, facts), suffix, facts)
+        elif suffix in TEXTS:
+            yield from read_texts(blocks_of(path, file, facts), facts)
+        elif _is_document(path, suffix, start, end, file, facts):
+            yield from documents.read_document(path, file, how.at, facts)
+        elif path.suffix.lower() in (*LINES, *DOCUMENTS):
+            yield from json_lines.read_stretch(path, file, start, before.size if end < 0 else end, facts)
         else:
-            yield Parsed(line, -1, dict(zip(header, cells, strict=True)))
+            yield from json_lines.read_lines(blocks_of(path, file, facts), facts)
+        refuse_changed(path, before)
 
 
-def _texts(data: bytes) -> Iterator[Parsed | Bad]:
-    """One text a line; blank lines are passed over."""
-    offset = 0
-    for position, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
-            try:
-                yield Parsed(position, offset, {"text": line.rstrip(b"\r").decode("utf-8")})
-            except UnicodeDecodeError as error:
-                what = f"byte 0x{line[error.start]:02x} is not UTF-8"
-                yield _bad(
-                    line, position, offset, error.start + 1, "DAT-024", what, "UTF-8", "iconv -f LATIN1 -t UTF-8"
-                )
-        offset += len(line) + 1
+def _binary(path: Path, suffix: str) -> Iterator[dict[str, Any]]:
+    # Here and not above: most sources are text, and these load for a second.
+    if suffix in PARQUET:
+        from tunesmith.stages.prepare.frames import read_parquet
+
+        return read_parquet(path)
+    from tunesmith.stages.prepare.arrow_files import read_arrow
+
+    return read_arrow(path)
+
+
+def _is_document(path: Path, suffix: str, start: int, end: int, file: BinaryIO, facts: Counter[str]) -> bool:
+    """By its content, where that says something else than its name."""
+    if start or (end >= 0 and suffix in LINES):
+        return False
+    head = head_of(path, file)
+    file.seek(0)
+    by_content = documents.is_array(head) if suffix in LINES else not documents.is_lines(head)
+    if by_content != (suffix in DOCUMENTS):
+        facts["array_in_lines" if by_content else "lines_in_json"] += 1
+    return by_content

@@ -1,141 +1,382 @@
-"""The Rows artifact: everything that was read, normalised and keyed, before any decision."""
+"""The Rows artifact: everything that was read, normalised and keyed in columns, before any decision.
+
+    rows.json                 sources, files, parts with their counts
+    parts/00000/rows.arrow    a part (schema in `layout`): some bytes of one file, cut by size and not by the number of workers
+    rejects.jsonl             the bad rows alone, to mend
+
+A part is a pure function of its task, so parts are made in any order by any number of processes.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tunesmith.recipe import Recipe, Source
-from tunesmith.stages.prepare.reader import Bad, Parsed, files_of, read_rows
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from tunesmith.errors import TunesmithError
+from tunesmith.recipe import Source
+from tunesmith.stages.prepare import parts
+from tunesmith.stages.prepare.layout import KEY, PART, TURN
+from tunesmith.stages.prepare.reader import Bad, Parsed, files_of, parts_of, read_part
+from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.example import Example
-from tunesmith.text.formats import FormatProblem, to_example
+from tunesmith.text.formats import FormatProblem, to_columns
+from tunesmith.text.keys import content_key, prompt_key
+
+SCHEMA = 1
+BATCH_ROWS = 8192
+PART_BYTES = 8 * 1024**2  # some seconds of work at the slowest
 
 
-@dataclass
-class Row:
-    """One source position: good with an example, or bad with a problem.
+@dataclass(frozen=True)
+class PartTask:
+    """What a part is made of. source, file: their numbers. start, end: bytes of the file. folder: where parts go."""
 
-    row: its number over all sources, and its line in the ledger. source_number: place of its source in the recipe. split: as the source says, auto where it does not.
-    characters: over all turns. All decisions about rows need no example, so `check` keeps rows without theirs.
+    number: int
+    source: int
+    file: int
+    path: str
+    start: int
+    end: int
+    format: str
+    fields: dict[str, str]
+    folder: str
+
+
+def name_of(source: Source, path: Path) -> str:
+    return source.name or path.name.split(".")[0]
+
+
+# --------------------------------------------------------------------------------------------------- making a part
+
+
+def make_part(task: PartTask) -> dict[str, Any]:
+    """Reads one piece of a file into a part of its own; returns its counts.
+
+    Rows and, of lines, positions count from the part's own beginning: what lies before is known when all parts are there.
     """
 
-    row: int
-    source: str
-    file: str
-    position: int
-    split: str
-    format: str = ""
-    example: Example | None = None
-    problem: dict[str, Any] | None = None
-    key: str = ""
-    prompt_key: str = ""
-    characters: int = 0
-    source_number: int = 0
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_good(self) -> bool:
-        return self.problem is None
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}:{self.position}"
-
-
-def read_all(spec: Recipe, on_progress: Callable[[int], None]) -> Iterator[Row]:
-    """Every position of every source, in order. on_progress: called with the count every few thousand rows."""
-    count = 0
-    for place, source in enumerate(spec.data.sources):
-        for path in files_of(source.path):
-            for row in read_file(source, path, count, place):
-                yield row
-                count += 1
-                if count % 5000 == 0:
-                    on_progress(count)
-
-
-def read_file(source: Source, path: Path, first: int = 0, place: int = 0) -> Iterator[Row]:
-    """Every position of one file of a source; `first` is the number of its first row, `place` that of the source."""
-    name = source.name or _stem(path)
-    for number, found in enumerate(read_rows(path), first):
-        row = _row(number, source, name, path.name, found)
-        row.source_number = place
-        yield row
-
-
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
-
-
-def _row(number: int, source: Source, name: str, file: str, found: Parsed | Bad) -> Row:
-    row = Row(number, name, file, found.position, source.split)
-    if isinstance(found, Bad):
-        row.problem = {
-            "code": found.code,
-            "what": found.what,
-            "expected": found.expected,
-            "fix": found.fix,
-            "column": found.column,
-            "offset": found.offset,
-            "raw": found.raw,
+    def write(path: Path) -> dict[str, Any]:
+        rows = lines = 0
+        formats: Counter[str | None] = Counter()
+        with pa.OSFile(str(path / "rows.arrow"), "wb") as out, pa.ipc.new_file(out, PART) as writer:
+            for batch in _batches(task):
+                formats.update(batch.formats)
+                writer.write_batch(batch.to_arrow(rows, task))
+                rows += len(batch.positions)
+                lines = batch.lines
+        bad = formats.pop(None, 0)
+        return {
+            "rows": rows,
+            "bad": bad,
+            "lines": lines,
+            "formats": dict(formats),
+            "source": task.source,
+            "file": task.file,
         }
-        return row
+
+    return parts.make(task.folder, task.number, write)
+
+
+class _Batch:
+    """Columns in the making: plain lists, because most of a row's cost is its Python objects."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.positions: list[int] = []
+        self.offsets: list[int] = []
+        self.formats: list[str | None] = []
+        self.problems: list[str | None] = []
+        self.keys: list[bytes | None] = []
+        self.prompt_keys: list[bytes | None] = []
+        self.characters: list[int] = []
+        self.turns: list[int] = []
+        self.roles: list[int] = []
+        self.contents: list[str] = []
+        self.extras: list[bytes | None] = []
+        self.metas: list[str | None] = []
+
+    def add(self, found: Parsed | Bad, asked: str, fields: dict[str, str]) -> None:
+        self.positions.append(found.position)
+        self.offsets.append(found.offset)
+        if type(found) is Bad:
+            self._add_bad(_problem(found, found.column, found.offset, found.raw))
+            return
+        try:
+            form, roles, contents, extra, meta = to_columns(found.value, asked, fields)
+        except FormatProblem as problem:
+            raw = json.dumps(found.value, ensure_ascii=True, default=str)[:2048]
+            self._add_bad(_problem(problem, 0, found.offset, raw))
+            return
+        self.formats.append(form)
+        self.problems.append(None)
+        self.keys.append(content_key(roles, contents, extra))
+        self.prompt_keys.append(prompt_key(roles, contents, extra))
+        self.characters.append(sum(map(len, contents)))
+        self.turns.append(len(roles))
+        self.roles += roles
+        self.contents += contents
+        self.extras.append(_dumps(extra) if extra else None)
+        self.metas.append(_dumps(meta).decode() if meta else None)
+
+    def _add_bad(self, problem: str) -> None:
+        self.formats.append(None)
+        self.problems.append(problem)
+        self.keys.append(None)
+        self.prompt_keys.append(None)
+        self.characters.append(0)
+        self.turns.append(0)
+        self.extras.append(None)
+        self.metas.append(None)
+
+    def to_arrow(self, first: int, task: PartTask) -> pa.RecordBatch:
+        count = len(self.positions)
+        turns = pa.StructArray.from_arrays(
+            [pa.array(np.array(self.roles, np.int8)), pa.array(self.contents, pa.utf8())], fields=list(TURN)
+        )
+        offsets = np.concatenate([[0], np.cumsum(self.turns, dtype=np.int64)]).astype(np.int32)
+        columns = [
+            pa.array(np.arange(first, first + count)),
+            pa.array(np.full(count, task.source, np.int16)),
+            pa.array(np.full(count, task.file, np.int32)),
+            pa.array(self.positions, pa.int64()),
+            pa.array(self.offsets, pa.int64()),
+            pa.array(self.formats, pa.utf8()),
+            pa.array(self.problems, pa.utf8()),
+            pa.array(self.keys, KEY),
+            pa.array(self.prompt_keys, KEY),
+            pa.array(self.characters, pa.int32()),
+            pa.ListArray.from_arrays(pa.array(offsets), turns),
+            pa.array(self.extras, pa.binary()),
+            pa.array(self.metas, pa.utf8()),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=PART)
+
+
+def try_part(task: PartTask) -> tuple[dict[str, Any], TunesmithError | None]:
+    """As `make_part`; a file that cannot be read gives an empty part and the reason."""
     try:
-        row.example, row.format = to_example(found.value, source.format, source.fields)
-    except FormatProblem as problem:
-        raw = json.dumps(found.value, ensure_ascii=True, default=str)[:2048]
-        row.problem = {
-            "code": problem.code,
-            "what": problem.what,
-            "expected": problem.expected,
-            "fix": problem.fix,
-            "column": 0,
-            "offset": found.offset,
-            "raw": raw,
-        }
-        return row
-    row.key, row.prompt_key = row.example.content_hash(), row.example.prompt_hash()
-    row.characters = row.example.num_characters
-    row.meta = {
-        key: value for key, value in row.example.meta.items() if isinstance(value, (int, float, str, bool, type(None)))
+        return make_part(task), None
+    except TunesmithError as error:
+
+        def write(path: Path) -> dict[str, Any]:
+            parts.write_table(path / "rows.arrow", PART.empty_table())
+            return {"rows": 0, "bad": 0, "lines": 0, "formats": {}, "source": task.source, "file": task.file}
+
+        return parts.make(task.folder, task.number, write), error
+
+
+def _batches(task: PartTask) -> Iterator[_Batch]:
+    batch = _Batch()
+    for found in read_part(Path(task.path), task.start, task.end):
+        batch.add(found, task.format, task.fields)
+        if len(batch.positions) >= BATCH_ROWS:
+            yield batch
+            batch = _Batch()
+    batch.lines = _count_lines(task)
+    yield batch
+
+
+def _count_lines(task: PartTask) -> int:
+    """Line ends of the part; 0 where no other part of the file follows."""
+    if task.end < 0:
+        return 0
+    lines, left = 0, task.end - task.start
+    with open(task.path, "rb") as file:
+        file.seek(task.start)
+        while left and (data := file.read(min(left, 1 << 20))):
+            lines += data.count(b"\n")
+            left -= len(data)
+    return lines
+
+
+def _problem(told: Bad | FormatProblem, column: int, offset: int, raw: str) -> str:
+    problem = {
+        "code": told.code,
+        "what": told.what,
+        "expected": told.expected,
+        "fix": told.fix,
+        "column": column,
+        "offset": offset,
+        "raw": raw,
     }
-    return row
+    return _dumps(problem).decode()
 
 
-def write_rows(folder: Path, rows: Iterator[Row]) -> dict[str, Any]:
-    """rows.jsonl (good and bad in order) and rejects.jsonl (bad ones alone, to mend). Returns counts."""
+def _dumps(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # half characters, numbers beyond 64 bits: the library of the language writes them escaped
+        return json.dumps(value, default=str).encode()
+
+
+# -------------------------------------------------------------------------------------------------- making them all
+
+
+def part_tasks(
+    sources: Sequence[Source], folder: Path, first_part: int = 0, first_file: int = 0, first_source: int = 0
+) -> tuple[list[PartTask], list[str]]:
+    """The parts of all files of all sources, in order, and the paths of the files. Raises DataError DAT-001..005."""
+    tasks: list[PartTask] = []
+    files: list[str] = []
+    for number, source in enumerate(sources, first_source):
+        for path in files_of(source.path):
+            for start, end in parts_of(path, PART_BYTES):
+                part, file = first_part + len(tasks), first_file + len(files)
+                how = source.format, dict(source.fields)
+                tasks.append(PartTask(part, number, file, str(path), start, end, *how, str(folder)))
+            files.append(str(path))
+    return tasks, files
+
+
+def write_rows(
+    sources: Sequence[Source], aside: Path, folder: Path, compute: Compute, on_rows: Callable[[int], None]
+) -> dict[str, Any]:
+    """Fills `folder` with the Rows of all sources. Returns counts: rows, bad, formats, parts_kept.
+
+    aside: where parts are made (`parts.folder_for`); those that an earlier start finished are kept. on_rows: called with the
+    rows read so far after each part.
+    """
+    tasks, files = part_tasks(sources, aside)
+    known = {task.number: facts for task in tasks if (facts := parts.finished(aside, task.number)) is not None}
+    kept, done = len(known), sum(facts["rows"] for facts in known.values())
+    left = [task for task in tasks if task.number not in known]
+    for place, facts in compute.spread(make_part, left):
+        known[left[place].number] = facts
+        done += facts["rows"]
+        on_rows(done)
+    return collect(sources, files, [known[number] for number in range(len(tasks))], aside, folder) | {
+        "parts_kept": kept
+    }
+
+
+def collect(
+    sources: Sequence[Source], files: Sequence[str], made: Sequence[dict[str, Any]], aside: Path, folder: Path
+) -> dict[str, Any]:
+    """Puts finished parts together. made: the facts of all parts, in order. Returns counts: rows, bad, formats."""
+    counts = [parts.describe(facts) for facts in made]
+    described = {
+        "schema": SCHEMA,
+        "sources": [{"name": source.name, "split": source.split} for source in sources],
+        "files": list(files),
+        "parts": _with_bases(counts),
+    }
+    parts.move(aside, folder / "parts", len(counts))
+    (folder / "rows.json").write_bytes(orjson.dumps(described, option=orjson.OPT_INDENT_2))
+    _write_rejects(folder)
     formats: Counter[str] = Counter()
-    bad = total = 0
-    with (
-        (folder / "rows.jsonl").open("w", encoding="utf-8") as out,
-        (folder / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
-    ):
-        for row in rows:
-            total += 1
-            if row.problem:
-                bad += 1
-                rejects.write(
-                    json.dumps({"file": row.file, "position": row.position, **row.problem}, ensure_ascii=False) + "\n"
-                )
-            else:
-                formats[row.format] += 1
-            out.write(json.dumps(_to_json(row), ensure_ascii=False) + "\n")
+    for part in counts:
+        formats.update(part["formats"])
+    total, bad = (sum(part[name] for part in counts) for name in ("rows", "bad"))
     return {"rows": total, "bad": bad, "formats": dict(formats)}
 
 
-def read_back(folder: Path) -> Iterator[Row]:
-    """The rows of a Rows artifact."""
-    with (folder / "rows.jsonl").open(encoding="utf-8") as file:
-        for line in file:
-            plain = json.loads(line)
-            example = plain.pop("example")
-            yield Row(**plain, example=Example.from_json(example) if example else None)
+def _with_bases(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """base: rows before the part. lines_before: lines of the same file before it."""
+    out, base = [], 0
+    lines: Counter[int] = Counter()
+    for part in parts:
+        out.append({**part, "base": base, "lines_before": lines[part["file"]]})
+        base += part["rows"]
+        lines[part["file"]] += part["lines"]
+    return out
 
 
-def _to_json(row: Row) -> dict[str, Any]:
-    plain = {key: value for key, value in row.__dict__.items() if key != "example"}
-    return {**plain, "example": row.example.to_json() if row.example else None}
+def _write_rejects(folder: Path) -> None:
+    rows = Rows(folder)
+    with (folder / "rejects.jsonl").open("wb") as out:
+        for problem in rows.problems():
+            out.write(orjson.dumps(problem) + b"\n")
+
+
+# ------------------------------------------------------------------------------------------------------ reading them
+
+
+class Rows:
+    """Reads a Rows artifact by memory map. Rows are numbered over all parts, in order.
+
+    rewritten: folder of parts that read otherwise after redaction (`judged`).
+    """
+
+    def __init__(self, folder: Path, rewritten: Path | None = None) -> None:
+        self.folder = Path(folder)
+        self.rewritten = rewritten
+        described = json.loads((self.folder / "rows.json").read_bytes())
+        self.sources: list[dict[str, Any]] = described["sources"]
+        self.files: list[str] = described["files"]
+        self.parts: list[dict[str, Any]] = described["parts"]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(part["rows"] for part in self.parts)
+
+    def part(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """A part's rows, good and bad; `row` and `position` as they are over all parts."""
+        changed = parts.stem_of(self.rewritten / "parts", number) / "rows.arrow" if self.rewritten else None
+        if changed is not None and changed.is_file():
+            table = parts.open_table(changed)
+            return table if columns is None else table.select(list(columns))
+        table = parts.open_table(parts.stem_of(self.folder / "parts", number) / "rows.arrow")
+        if columns is not None:
+            table = table.select(list(columns))
+        facts = self.parts[number]
+        for name, base in (("row", facts["base"]), ("position", facts["lines_before"])):
+            if base and name in table.column_names:
+                at = table.column_names.index(name)
+                moved = pa.array(table[name].to_numpy() + base)
+                table = table.set_column(at, name, moved)
+        return table
+
+    def columns(self, *names: str) -> pa.Table:
+        """Some columns of all rows."""
+        if not self.parts:
+            return PART.empty_table().select(list(names))
+        return pa.concat_tables([self.part(number, names) for number in range(len(self.parts))])
+
+    def problems(self) -> Iterator[dict[str, Any]]:
+        """The bad rows: {row, source, file, position, code, what, expected, fix, column, offset, raw}."""
+        for number, facts in enumerate(self.parts):
+            if not facts["bad"]:
+                continue
+            table = self.part(number, ("row", "position", "problem"))
+            for line in table.filter(table["problem"].is_valid()).to_pylist():
+                told = json.loads(line["problem"])
+                place = {"row": line["row"], "source": self.source_name(facts), "file": self.file_name(facts)}
+                yield {**place, "position": line["position"], **told}
+
+    def source_name(self, facts: dict[str, Any]) -> str:
+        """Of a part: the name its source has in the ledger and in scores."""
+        return self.sources[facts["source"]]["name"] or self.file_name(facts).split(".")[0]
+
+    def file_name(self, facts: dict[str, Any]) -> str:
+        return Path(self.files[facts["file"]]).name
+
+    def examples(self, chosen: np.ndarray) -> Iterator[tuple[int, Example]]:
+        """(row, example) of some good rows. chosen: their numbers, ascending, int64."""
+        for number, facts in enumerate(self.parts):
+            first, end = np.searchsorted(chosen, (facts["base"], facts["base"] + facts["rows"]))
+            if first < end:
+                table = self.part(number, ("turns", "extra", "meta"))
+                taken = table.take(pa.array(chosen[first:end] - facts["base"]))
+                for row, line in zip(chosen[first:end].tolist(), taken.to_pylist(), strict=True):
+                    yield row, _example(line)
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """What each source says of its rows: auto, train, validation, test."""
+        return [source["split"] for source in self.sources]
+
+
+def _example(line: dict[str, Any]) -> Example:
+    extra = json.loads(line["extra"]) if line["extra"] else None
+    meta = json.loads(line["meta"]) if line["meta"] else None
+    roles = [turn["role"] for turn in line["turns"]]
+    return Example.from_columns(roles, [turn["content"] for turn in line["turns"]], extra, meta)

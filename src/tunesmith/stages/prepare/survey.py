@@ -1,80 +1,37 @@
 """What preparation would say of a recipe's rows, without preparing them: what `tunesmith check` reports.
 
-Rows are read one by one; kept are only what decisions need (keys, lengths, scores), the first bad rows of each kind, and a
-sample of examples that is drawn by content, so that the same rows are looked at each time.
+Rows are read, judged and decided on as preparation does it, in a folder that goes afterwards; only a sample is encoded: the
+rows with the least content hashes, so that the same ones are looked at each time, and the longest ones.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tunesmith.errors import DataError, Findings
 from tunesmith.recipe import Recipe
-from tunesmith.recipe.tree import DropLeaks
-from tunesmith.stages.prepare.filters import Drop, apply_filters, question
-from tunesmith.stages.prepare.from_rows import Chosen, Shelf, select_rows
-from tunesmith.stages.prepare.reader import files_of
-from tunesmith.stages.prepare.rows import Row, read_file
-from tunesmith.stages.prepare.run import (
-    SHOWN_PER_CODE,
-    bad_rows_error,
-    drop_by_tokens,
-    learned_tokens,
-    refuse_nothing_left,
-    split_statistics,
-)
-from tunesmith.text.example import Example
-from tunesmith.text.templates import TemplateError
+from tunesmith.stages.prepare.accounts import USED
+from tunesmith.stages.prepare.assemble import learned_tokens, refuse_nothing_left, split_statistics
+from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
+from tunesmith.stages.prepare.decide import Selection, decide, leaks_kept, place_in
+from tunesmith.stages.prepare.encoder import Encoder
+from tunesmith.stages.prepare.judged import Judged, write_verdicts
+from tunesmith.stages.prepare.rows import Rows, collect, part_tasks, try_part
+from tunesmith.stages.prepare.spread import Compute, compute_of
+from tunesmith.stages.prepare.tokens import turns_of
 from tunesmith.text.tokenizers import Tokenizer
 
 SAMPLE, LONGEST = 1000, 50
 FEW_ITEMS = 20  # with fewer answers an interval says next to nothing
-
-
-@dataclass
-class _Read:
-    """good: rows without examples; shelf: their texts in columns. bad: counts by code; first_bad: some of each. sample: rows with examples."""
-
-    total: int = 0
-    good: list[Row] = field(default_factory=list)
-    bad: Counter[str] = field(default_factory=Counter)
-    first_bad: list[Row] = field(default_factory=list)
-    formats: Counter[str] = field(default_factory=Counter)
-    shelf: Shelf = field(default_factory=Shelf)
-    by_key: list[tuple[int, int, Row, Example]] = field(default_factory=list)  # a heap, the largest key on top
-    longest: list[tuple[int, int, Row, Example]] = field(default_factory=list)  # a heap, the shortest on top
-
-    def note(self, row: Row) -> None:
-        self.total += 1
-        if row.problem is not None:
-            if self.bad[row.problem["code"]] < SHOWN_PER_CODE:
-                self.first_bad.append(row)
-            self.bad[row.problem["code"]] += 1
-            return
-        assert row.example is not None
-        self.formats[row.format] += 1
-        self.shelf.add(row)
-        example, row.example = row.example, None
-        self.good.append(row)
-        _push(self.by_key, (-int(row.key, 16), row.row, row, example), SAMPLE)
-        _push(self.longest, (row.characters, row.row, row, example), LONGEST)
-
-    @property
-    def sample(self) -> dict[int, tuple[Row, Example]]:
-        """Row number -> (row, example)."""
-        return {number: (row, example) for _, number, row, example in (*self.by_key, *self.longest)}
-
-
-def _push(heap: list, entry: tuple, size: int) -> None:
-    if len(heap) < size:
-        heapq.heappush(heap, entry)
-    else:
-        heapq.heappushpop(heap, entry)
 
 
 def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[str, Any] | None:
@@ -83,172 +40,217 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
     tokenizer: None where the model has none that can be used. Returns what the Dataset's statistics would say of the training
     rows, by the sample, for a plan; None where that is not known.
     """
-    read = _Read()
-    for row in _rows(spec, found):
-        read.note(row)
-    if found.exit_status and not read.total:
-        return None
-    formats = ", ".join(f"{name} {count:,}" for name, count in read.formats.most_common())
-    found.facts.append(f"{read.total:,} rows read ({formats or 'none recognised'})")
-    refusal = bad_rows_error(spec, read.bad, read.first_bad, read.total)
-    if refusal is not None:
-        found.add(refusal)
-    elif read.bad:
-        found.facts.append(f"{read.bad.total():,} bad rows would be set apart ({_counts(read.bad)})")
-    return _judge(spec, tokenizer, read, found) if read.good else None
+    with tempfile.TemporaryDirectory(prefix="tunesmith-check-") as folder, compute_of(spec) as compute:
+        rows = _read(spec, Path(folder), compute, found)
+        if found.exit_status and not rows.num_rows:
+            return None
+        counts, first = first_of_each_code(rows.problems())
+        formats = Counter[str]()
+        for part in rows.parts:
+            formats.update(part["formats"])
+        told = ", ".join(f"{name} {count:,}" for name, count in formats.most_common())
+        found.facts.append(f"{rows.num_rows:,} rows read ({told or 'none recognised'})")
+        refusal = bad_rows_error(spec, counts, first, rows.num_rows)
+        if refusal is not None:
+            found.add(refusal)
+        elif counts:
+            found.facts.append(f"{counts.total():,} bad rows would be set apart ({_counts(counts)})")
+        return _judge(spec, tokenizer, rows, Path(folder), compute, found) if formats else None
 
 
-def _rows(spec: Recipe, found: Findings) -> Iterator[Row]:
+def _read(spec: Recipe, folder: Path, compute: Compute, found: Findings) -> Rows:
     """All rows of all files that can be read; each source or file that cannot is a problem of its own."""
-    count = 0
-    for place, source in enumerate(spec.data.sources):
+    aside, made = folder / "making", folder / "rows"
+    aside.mkdir()
+    made.mkdir()
+    tasks, files = [], []
+    for number, source in enumerate(spec.data.sources):
         with found.gathering():
-            for path in files_of(source.path):
-                with found.gathering():
-                    for row in read_file(source, path, count, place):
-                        yield row
-                        count += 1
+            more, named = part_tasks([source], aside, first_part=len(tasks), first_file=len(files), first_source=number)
+            tasks += more
+            files += named
+    facts: dict[int, dict[str, Any]] = {}
+    refused: set[str] = set()
+    for number, (part, error) in sorted(compute.spread(try_part, tasks)):
+        facts[number] = part
+        if error is not None and str(error) not in refused:  # once a file, not once a part of it
+            refused.add(str(error))
+            found.add(error)
+    collect(spec.data.sources, files, [facts[number] for number in range(len(tasks))], aside, made)
+    return Rows(made)
 
 
-def _judge(spec: Recipe, tokenizer: Tokenizer | None, read: _Read, found: Findings) -> dict[str, Any] | None:
-    filtered: dict[int, Drop] = {}
-    for taken in apply_filters(read.good, spec):
-        asked = question(spec, taken)
-        if asked is not None:
-            found.add(asked)
-        elif taken.drops:
-            found.facts.append(f"the {taken.name} filter would drop {len(taken.drops):,} rows ({taken.share:.1%})")
-        filtered |= taken.drops
-    selection = select_rows(read.good, spec, filtered, read.shelf)
-    if selection.asked is not None:
-        found.add(selection.asked)
-    encoded = _encode_sample(spec, tokenizer, read, selection, found) if tokenizer is not None else _Encoded()
-    _tell_selection(spec, read, selection, found)
+def _judge(
+    spec: Recipe, tokenizer: Tokenizer | None, rows: Rows, folder: Path, compute: Compute, found: Findings
+) -> dict[str, Any] | None:
+    aside, made = folder / "judging", folder / "verdicts"
+    aside.mkdir()
+    made.mkdir()
+    write_verdicts(spec, rows, aside, made, compute, lambda count: None)
+    judged = Judged(made)
+    rows = Rows(rows.folder, made if judged.rewritten else None)
+    selection = decide(spec, rows, judged)
+    for asked in selection.questions:
+        found.add(asked)
+    _tell_filters(spec, judged, selection, found)
+    sample = _encode_sample(spec, tokenizer, rows, selection, found) if tokenizer is not None else None
+    _tell_selection(spec, rows, judged, selection, found)
     with found.gathering():
-        refuse_nothing_left([_entry(row, selection, encoded.reasons) for row in read.good])
-    left = [row for row in read.good if row.row not in selection.drops and row.row not in encoded.reasons]
-    _tell_splits(spec, read, selection, left, found)
-    return encoded.statistics(left, selection)
+        refuse_nothing_left(selection)
+    _tell_splits(spec, rows, selection, found)
+    return sample.statistics(selection) if sample is not None else None
 
 
-def _entry(row: Row, selection: Chosen, by_tokens: dict[int, str]) -> dict[str, str | None]:
-    drop = selection.drops.get(row.row)
-    rule = drop.rule if drop else by_tokens.get(row.row)
-    return {"status": "dropped" if rule else "used", "split": selection.splits[row.row], "rule": rule}
+def _tell_filters(spec: Recipe, judged: Judged, selection: Selection, found: Findings) -> None:
+    asked = {question.problems[0].where for question in selection.questions}
+    for name, taken in judged.facts["filters"].items():
+        if taken["dropped"] and f"data.filters.{name}" not in asked:
+            share = taken["dropped"] / taken["seen"]
+            found.facts.append(f"the {name} filter would drop {taken['dropped']:,} rows ({share:.1%})")
+    flagged = {rule: told["flagged"] for rule, told in judged.facts["rules"].items() if told["flagged"]}
+    if flagged:
+        found.warnings.append(f"found in rows, which stay: {_counts(Counter(flagged))}")
+    redacted = {rule: told["redacted"] for rule, told in judged.facts["rules"].items() if told["redacted"]}
+    if redacted:
+        found.facts.append(f"rows would be redacted: {_counts(Counter(redacted))}")
 
 
 # --------------------------------------------------------------------------------------------------- tokens, by sample
 
 
 @dataclass
-class _Encoded:
-    """Of the rows looked at. reasons: row -> why it would not be used. sizes: row -> (tokens, learned ones) where it would.
+class _Sample:
+    """Rows looked at, that would be used. rows: int64 [S]. tokens, learned: int64 [S]. is_drawn: bool [S], else it is there
+    because it is long."""
 
-    drawn: rows of the sample; the others were looked at because they are long.
-    """
+    rows: np.ndarray
+    tokens: np.ndarray
+    learned: np.ndarray
+    is_drawn: np.ndarray
 
-    reasons: dict[int, str] = field(default_factory=dict)
-    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
-    drawn: set[int] = field(default_factory=set)
-
-    def statistics(self, left: list[Row], selection: Chosen) -> dict[str, Any] | None:
+    def statistics(self, selection: Selection) -> dict[str, Any] | None:
         """Of the training rows, as if all were like those of the sample; the longest one is the longest of all."""
-        train = [row.row for row in left if selection.splits[row.row] == "train"]
-        sizes = [self.sizes[number] for number in train if number in self.sizes and number in self.drawn]
-        if not sizes:
+        train = selection.splits[self.rows] == 0
+        drawn = train & self.is_drawn
+        count = int(selection.copies[selection.accounts.left & (selection.splits == 0)].sum())
+        if not drawn.any() or not count:
             return None
-        repeated = [sizes[place % len(sizes)] for place in range(len(train))]
-        told = split_statistics([tokens for tokens, _ in repeated], [learned for _, learned in repeated])
-        return {"splits": {"train": {**told, "max": max(self.sizes[n][0] for n in train if n in self.sizes)}}}
+        told = split_statistics(*(np.resize(column[drawn], count) for column in (self.tokens, self.learned)))
+        return {"splits": {"train": {**told, "max": int(self.tokens[train].max())}}}
 
 
-def _encode_sample(spec: Recipe, tokenizer: Tokenizer, read: _Read, selection: Chosen, found: Findings) -> _Encoded:
-    chosen = {n: pair for n, pair in read.sample.items() if n not in selection.drops}
-    out = _Encoded(drawn={number for _, number, _, _ in read.by_key} & set(chosen))
-    refused: dict[str, list[Row]] = {}
-    rows, segments = [], []
-    for row, example in chosen.values():
-        try:
-            segments.append(tokenizer.encode_example(example, spec.data.learn))
-            rows.append(row)
-        except TemplateError as error:
-            refused.setdefault(str(error), []).append(row)
-            out.reasons[row.row] = "template"
-    longest = cut = 0
-    for row, (ids, spans) in zip(rows, tokenizer.encode_segments(segments), strict=True):
-        longest = max(longest, len(ids))
-        drop = drop_by_tokens(len(ids), spans, spec)
-        if drop is not None:
-            out.reasons[row.row] = drop.rule
-        else:
-            kept = min(len(ids), spec.data.max_tokens)
-            cut += kept < len(ids)
-            out.sizes[row.row] = (kept, learned_tokens([(s, min(e, kept), w) for s, e, w in spans if s < kept]))
-    _tell_encoded(spec, out, sum(row.row not in selection.drops for row in read.good), found)
-    found.warnings += [
-        f"the template refuses {len(rows):,} rows, first {rows[0].place}: {text}" for text, rows in refused.items()
-    ]
+def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Selection, found: Findings) -> _Sample:
+    left = np.flatnonzero(selection.accounts.status == USED)
+    drawn, longest = _draw(rows, left)
+    chosen = np.union1d(drawn, longest)
+    encoder = Encoder(tokenizer, spec.data.learn)
+    limit = spec.data.max_tokens
+    lengths, learned, kept, refused = [], [], [], {}
+    for number, facts in enumerate(rows.parts):
+        here = chosen[np.searchsorted(chosen, facts["base"]) : np.searchsorted(chosen, facts["base"] + facts["rows"])]
+        if not len(here):
+            continue
+        table = rows.part(number, ("turns", "extra")).take(pa.array(here - facts["base"]))
+        batch = encoder.encode(turns_of(table))
+        lengths.append(np.diff(batch.offsets))
+        learned.append(learned_tokens(batch))
+        kept.append(learned_tokens(batch, limit))
+        refused |= {int(here[place]): words for place, words in batch.refused.items()}
+    lengths, learned, kept = (np.concatenate(column or [np.zeros(0, np.int64)]) for column in (lengths, learned, kept))
+    is_refused = np.isin(chosen, np.array([*refused], np.int64))
+    long = (lengths > limit) & ~is_refused
+    gone = {"template": is_refused, "too_long": long & (spec.data.too_long == "drop")}
+    gone["nothing_to_learn"] = ~gone["template"] & ~gone["too_long"] & (kept == 0)
+    is_drawn = np.isin(chosen, drawn)
+    _tell_encoded(spec, gone, is_drawn, len(left), found)
+    _tell_refused(rows, refused, found)
+    used = ~np.logical_or.reduce([*gone.values()])
+    cut = int((long & used).sum())
     if cut:
+        lost = 1 - kept[used].sum() / max(learned[used].sum(), 1)
         found.warnings.append(
-            f"{cut:,} of {len(rows):,} rows looked at are cut at data.max_tokens {spec.data.max_tokens:,}"
+            f"{cut:,} of {len(chosen):,} rows looked at are cut at data.max_tokens {limit:,}; {lost:.1%} of the learned tokens are lost"
         )
-    if longest:
-        found.facts.append(f"the longest row has {longest:,} tokens (data.max_tokens {spec.data.max_tokens:,})")
-    return out
+    if len(lengths):
+        found.facts.append(f"the longest row has {lengths.max():,} tokens (data.max_tokens {limit:,})")
+    return _Sample(chosen[used], np.minimum(lengths, limit)[used], kept[used], is_drawn[used])
 
 
-def _tell_encoded(spec: Recipe, encoded: _Encoded, num_rows: int, found: Findings) -> None:
-    drawn = len(encoded.drawn)
+def _draw(rows: Rows, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows with the least content hashes, the longest rows) of those that are left; ascending."""
+    table = rows.columns("key", "characters").take(pa.array(left))
+    heads = pc.binary_slice(table["key"].cast(pa.binary()), 0, 8).to_pylist()
+    order = np.argsort(np.array([int.from_bytes(head, "big") for head in heads], np.uint64), kind="stable")
+    by_length = np.argsort(-table["characters"].to_numpy(), kind="stable")
+    return np.sort(left[order[:SAMPLE]]), np.sort(left[by_length[:LONGEST]])
+
+
+def _tell_encoded(
+    spec: Recipe, gone: dict[str, np.ndarray], is_drawn: np.ndarray, num_rows: int, found: Findings
+) -> None:
+    drawn = int(is_drawn.sum())
     of = f"{drawn:,} rows" if drawn == num_rows else f"a sample of {drawn:,} of {num_rows:,} rows"
     for rule, what in (
         ("too_long", f"longer than data.max_tokens {spec.data.max_tokens:,}, would be dropped"),
         ("nothing_to_learn", "no token to learn, would be dropped"),
         ("template", "refused by the chat template, would be set apart"),
     ):
-        hit = {number for number, reason in encoded.reasons.items() if reason == rule}
-        count = len(hit & encoded.drawn)
+        count, hit = int((gone[rule] & is_drawn).sum()), int(gone[rule].sum())
         if count:
             found.warnings.append(f"{count:,} of {of}: {what} ({count / drawn:.1%})")
         elif hit:
-            found.warnings.append(f"{len(hit):,} of the longest rows: {what}")
+            found.warnings.append(f"{hit:,} of the longest rows: {what}")
+
+
+def _tell_refused(rows: Rows, refused: dict[int, str], found: Findings) -> None:
+    first: dict[str, int] = {}
+    for row, words in refused.items():
+        first.setdefault(words, row)
+    counts = Counter(refused.values())
+    found.warnings += [
+        f"the template refuses {counts[words]:,} rows, first {place_in(rows, row)}: {words}"
+        for words, row in first.items()
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------- what is left
 
 
-def _tell_selection(spec: Recipe, read: _Read, selection: Chosen, found: Findings) -> None:
-    twins = sum(drop.rule in ("duplicate", "near_duplicate") for drop in selection.drops.values())
+def _tell_selection(spec: Recipe, rows: Rows, judged: Judged, selection: Selection, found: Findings) -> None:
+    accounts = selection.accounts
+    taken = {rule: np.flatnonzero(accounts.rule == number) for number, rule in enumerate(accounts.rules)}
+    twins = sum(len(taken.get(rule, ())) for rule in ("duplicate", "near_duplicate"))
     if twins:
         found.facts.append(f"{twins:,} duplicates would be dropped")
-    leaks = [row for row in read.good if (drop := selection.drops.get(row.row)) and drop.rule == "leak"]
-    if leaks:
+    leaks = taken.get("leak", ())
+    if len(leaks):
         found.facts.append(
-            f"{len(leaks):,} rows would be dropped because their prompt is also held out, such as {leaks[0].place}"
+            f"{len(leaks):,} rows would be dropped because what they ask is also held out, such as {place_in(rows, int(leaks[0]))}"
         )
+    conflicts = selection.told.get("conflicts", {}).get("prompts", 0)
+    if conflicts:
+        found.warnings.append(f"{conflicts:,} prompts have several different answers")
     if spec.data.leaks.type == "keep":
-        strict = spec.model_copy(update={"data": spec.data.model_copy(update={"leaks": DropLeaks()})})
-        dropped = select_rows(read.good, strict, selection.drops, read.shelf).drops
-        count = sum(drop.rule == "leak" for drop in dropped.values())
+        count = leaks_kept(spec, rows, judged)
         if count:
             found.warnings.append(
                 f"{count:,} training rows ask what is also held out, so scores will be too good (data.leaks: keep)"
             )
 
 
-def _tell_splits(spec: Recipe, read: _Read, selection: Chosen, left: list[Row], found: Findings) -> None:
-    counts = Counter(selection.splits[row.row] for row in left)
-    about = "about " if read.total > SAMPLE else ""
-    found.facts.append(
-        f"{about}{counts['train']:,} rows to train on, {counts['validation']:,} for validation, {counts['test']:,} for the test"
-    )
-    asked = [row for row in left if selection.splits[row.row] != "train" and row.format != "text"]
-    if not counts["validation"]:
+def _tell_splits(spec: Recipe, rows: Rows, selection: Selection, found: Findings) -> None:
+    left = selection.accounts.left
+    train, validation, test = (int((left & (selection.splits == split)).sum()) for split in range(3))
+    about = "about " if rows.num_rows > SAMPLE else ""
+    found.facts.append(f"{about}{train:,} rows to train on, {validation:,} for validation, {test:,} for the test")
+    held_out = np.flatnonzero(left & (selection.splits > 0))
+    formats = rows.columns("format")["format"].take(pa.array(held_out))
+    asked = int(pc.sum(pc.not_equal(formats, "text")).as_py() or 0)
+    if not validation:
         found.warnings.append("there are no validation rows: the last weights become the result, nothing stops early")
-    if 0 < len(asked) < FEW_ITEMS:
-        half = 1 / math.sqrt(len(asked))
-        found.warnings.append(
-            f"only {len(asked)} held-out rows to ask: a score is uncertain by up to {half:.0%} either way"
-        )
+    if 0 < asked < FEW_ITEMS:
+        half = 1 / math.sqrt(asked)
+        found.warnings.append(f"only {asked} held-out rows to ask: a score is uncertain by up to {half:.0%} either way")
     if not asked and spec.gate.require != "none":
         found.add(
             DataError(

@@ -1,0 +1,47 @@
+"""Arrow and Feather files, batch by batch: what `datasets` and pandas write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tunesmith.errors import DataError
+from tunesmith.stages.prepare.files import shown
+
+MAX_BATCH_BYTES = 1024**3
+
+
+def read_arrow(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows as dicts, in order; each batch is checked before it is believed. Raises DataError DAT-037 naming the batch."""
+    number = -1
+    try:
+        with pa.memory_map(str(path)) as file:
+            for number, batch in enumerate(_batches(file)):
+                batch.validate(full=True)
+                if batch.nbytes > MAX_BATCH_BYTES:
+                    raise pa.ArrowInvalid(f"{batch.nbytes:,} bytes in one batch")
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError, NotImplementedError, IndexError) as error:
+        place = f" behind batch {number}" if number >= 0 else ""
+        raise DataError(
+            "DAT-037",
+            f"{shown(path.name)} cannot be read as Arrow{place}: {(str(error) or type(error).__name__).splitlines()[0][:200]}",
+            where="data.sources",
+            expected="a whole Arrow IPC file or stream",
+            fix="write or fetch the file again",
+        ) from error
+
+
+def _batches(file: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
+    """Of the file format, or of a stream, as `datasets` writes it."""
+    if file.size() >= 6 and file.read(6) == b"ARROW1":
+        with pa.ipc.open_file(file) as reader:
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+    else:
+        file.seek(0)
+        with pa.ipc.open_stream(file) as reader:
+            yield from reader

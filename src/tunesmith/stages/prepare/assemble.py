@@ -1,0 +1,327 @@
+"""From rows, their tokens and what was decided about them to a Dataset: gathered by offsets, part by part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tunesmith.errors import DataError
+from tunesmith.recipe import Recipe
+from tunesmith.runs.dataset import SPLITS, DatasetWriter
+from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED, STATUSES, USED, Accounts
+from tunesmith.stages.prepare.decide import Selection
+from tunesmith.stages.prepare.rows import Rows
+from tunesmith.stages.prepare.tokens import PartTokens, Tokens
+from tunesmith.text.tokenizers import Tokenizer
+
+SAMPLES = 3
+
+
+@dataclass
+class Sizes:
+    """Tokens and learned tokens of each row, int32 [N]; -1 of rows without ids. learned_lost: tokens cut off that were learned."""
+
+    tokens: np.ndarray
+    learned: np.ndarray
+    learned_lost: int = 0
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+def assemble(
+    spec: Recipe, rows: Rows, tokens: Tokens, selection: Selection, tokenizer: Tokenizer, folder: Path
+) -> dict[str, Any]:
+    """Fills `folder` with the Dataset; returns its statistics. Raises DataError DAT-033 where no row is left to train on."""
+    sizes = Sizes(np.full(rows.num_rows, NONE, np.int32), np.full(rows.num_rows, NONE, np.int32))
+    for number, facts in enumerate(rows.parts):
+        _judge_tokens(spec, tokens.part(number), facts["base"], selection.accounts, sizes)
+    refuse_nothing_left(selection)
+    writer = DatasetWriter(folder)
+    for number, facts in enumerate(rows.parts):
+        part = tokens.part(number)
+        _gather(spec, part, facts["base"], selection, writer)
+        if len(sizes.samples) < SAMPLES:
+            _take_samples(rows, number, part, selection, tokenizer, sizes)
+    statistics = statistics_of(rows, selection, sizes)
+    writer.close(
+        items=_items(rows, selection, tokenizer),
+        samples=sizes.samples,
+        statistics=statistics,
+    )
+    write_ledger(folder / "ledger.parquet", rows, selection, sizes)
+    return statistics
+
+
+# ----------------------------------------------------------------------------------------------- verdicts by tokens
+
+
+def _judge_tokens(spec: Recipe, part: PartTokens, base: int, accounts: Accounts, sizes: Sizes) -> None:
+    """What only the ids can tell: refused by the template, too long, nothing to learn."""
+    limit = spec.data.max_tokens
+    count = len(part.flags)
+    here = slice(base, base + count)
+    lengths = part.lengths
+    has_ids = lengths > 0
+    learned = learned_tokens(part)
+    kept = learned_tokens(part, limit)
+    left = accounts.status[here] == USED
+    for place, words in part.refused.items():
+        if left[place]:
+            row = base + place
+            accounts.status[row], accounts.rule[row] = QUARANTINED, accounts.rule_number("template")
+            accounts.details[row] = words
+    left = accounts.status[here] == USED
+    long = left & (lengths > limit)
+    empty = left & (kept == 0)
+    gone = empty
+    if spec.data.too_long == "drop":
+        _drop(accounts, base, np.flatnonzero(long), "too_long", lengths, limit)
+        gone = empty & ~long
+    _drop(accounts, base, np.flatnonzero(gone), "nothing_to_learn", lengths, limit)
+    cut = np.flatnonzero((accounts.status[here] == USED) & long)
+    if len(cut):
+        accounts.note(base + cut, "truncated", lengths[cut], limit)
+        sizes.learned_lost += int((learned - kept)[cut].sum())
+        learned[cut] = kept[cut]
+    sizes.tokens[here] = np.where(has_ids, lengths, NONE)
+    sizes.learned[here] = np.where(has_ids, learned, NONE)
+
+
+def _drop(accounts: Accounts, base: int, places: np.ndarray, rule: str, values: np.ndarray, threshold: int) -> None:
+    if len(places):
+        accounts.status[base + places] = DROPPED
+        accounts.note(base + places, rule, values[places], threshold)
+
+
+def learned_tokens(part: PartTokens, limit: int | None = None) -> np.ndarray:
+    """Tokens of each row that are predicted and learned, of its first `limit` ones: int64 [N].
+
+    The first token of a row is predicted by nothing.
+    """
+    starts, ends = np.maximum(part.spans[:, 0], 1), part.spans[:, 1]
+    if limit is not None:
+        ends = np.minimum(ends, limit)
+    before = np.concatenate([[0], np.cumsum(np.maximum(ends - starts, 0), dtype=np.int64)])[part.span_offsets]
+    return np.diff(before)
+
+
+# ------------------------------------------------------------------------------------------------------- gathering
+
+
+def _gather(spec: Recipe, part: PartTokens, base: int, selection: Selection, writer: DatasetWriter) -> None:
+    """The used rows of a part go to the writer, cut to the limit, as often as they are to come."""
+    here = slice(base, base + len(part.flags))
+    used = np.flatnonzero(selection.accounts.status[here] == USED)
+    used = np.repeat(used, selection.copies[here][used])
+    if not len(used):
+        return
+    lengths = np.minimum(part.lengths[used], spec.data.max_tokens)
+    ids = part.ids[_ranges(part.offsets[used], lengths)]
+    num_spans = np.diff(part.span_offsets)[used]
+    chosen = _ranges(part.span_offsets[used], num_spans)
+    spans, weights = part.spans[chosen], part.weights[chosen]
+    ends = np.repeat(lengths, num_spans)
+    inside = spans[:, 0] < ends
+    spans = np.minimum(spans[inside], ends[inside, None]).astype(np.int32)
+    num_spans = np.bincount(np.repeat(np.arange(len(used)), num_spans)[inside], minlength=len(used))
+    writer.add_many(ids, lengths, spans, num_spans, weights[inside], base + used, selection.splits[here][used])
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start, start + 1 ... of each pair, end to end."""
+    ends = np.cumsum(lengths)
+    if not len(ends):
+        return np.zeros(0, np.int64)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])
+
+
+def refuse_nothing_left(selection: Selection) -> None:
+    """Raises DataError DAT-033 when no row is used for training."""
+    accounts, splits = selection.accounts, selection.splits
+    if np.any(accounts.left & (splits == 0)):
+        return
+    counts: Counter[str] = Counter()
+    for number, rule in enumerate(accounts.rules):
+        counts[rule] = int(np.sum((accounts.rule == number) & (accounts.status != USED)))
+    for number, name in enumerate(SPLITS):
+        counts[f"{name} row"] = int(np.sum(accounts.left & (splits == number)))
+    lost = ", ".join(f"{rule}: {count:,}" for rule, count in counts.most_common() if count)
+    raise DataError(
+        "DAT-033",
+        f"none of {len(splits):,} rows is left to train on ({lost})",
+        where="data",
+        expected="at least one training row",
+        fix="loosen the rule that took most; tunesmith check RECIPE shows samples",
+    )
+
+
+# ------------------------------------------------------------------------------------------------- items and samples
+
+
+def _items(rows: Rows, selection: Selection, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    """The used held-out rows: of chats the prompt that evaluation asks, and the answer it should get; of plain text none."""
+    chosen = np.flatnonzero(selection.accounts.left & (selection.splits > 0))
+    keys = rows.columns("key", "source", "file").take(pa.array(chosen)).to_pylist()
+    for (row, example), line in zip(rows.examples(chosen), keys, strict=True):
+        split = SPLITS[selection.splits[row]]
+        is_chat = example.text is None
+        said = rows.splits[line["source"]] == "test"
+        yield {
+            "row": row,
+            "part": rows.source_name(line) if said else split,
+            "split": split,
+            "key": line["key"].hex(),
+            "messages": [message.to_json() for message in example.prompt] if is_chat else None,
+            "expected": example.answer if is_chat else None,
+            "prompt_ids": tokenizer.encode_prompt(example.prompt) if is_chat else None,
+        }
+
+
+def _take_samples(
+    rows: Rows, number: int, part: PartTokens, selection: Selection, tokenizer: Tokenizer, sizes: Sizes
+) -> None:
+    """The first training rows as the model sees them: decoded pieces, learned or not."""
+    facts = rows.parts[number]
+    here = slice(facts["base"], facts["base"] + len(part.flags))
+    used = np.flatnonzero((selection.accounts.status[here] == USED) & (selection.splits[here] == 0))
+    positions = rows.part(number, ("position",))["position"]
+    for place in used[: SAMPLES - len(sizes.samples)].tolist():
+        ids = part.ids[part.offsets[place] : part.offsets[place + 1]]
+        spans = part.spans[part.span_offsets[place] : part.span_offsets[place + 1]]
+        pieces, done = [], 0
+        for start, end in [*spans.tolist(), [len(ids), len(ids)]]:
+            pieces += [(ids[done:start], False), (ids[start:end], True)]
+            done = end
+        decoded = [
+            {"text": tokenizer.decode(piece.tolist(), skip_special=False), "learned": learned}
+            for piece, learned in pieces
+            if len(piece)
+        ]
+        where = f"{rows.file_name(facts)}:{positions[place].as_py()}"
+        sizes.samples.append({"row": facts["base"] + place, "place": where, "pieces": decoded})
+
+
+# ---------------------------------------------------------------------------------------------------- the accounting
+
+
+def statistics_of(rows: Rows, selection: Selection, sizes: Sizes) -> dict[str, Any]:
+    """Counts, lengths and the funnel of a Dataset, as statistics.json has them."""
+    accounts, total = selection.accounts, rows.num_rows
+    used = accounts.left
+    funnel: Counter[tuple[str, str]] = Counter()
+    lost = np.flatnonzero(~used)
+    pairs, counts = np.unique(np.stack([accounts.status[lost], accounts.rule[lost]]), axis=1, return_counts=True)
+    for (status, rule), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+        name = accounts.rules[rule]
+        is_bad = status == QUARANTINED and name != "template"
+        funnel[STATUSES[status], "bad_row" if is_bad else name] += count
+    formats: Counter[str] = Counter()
+    for part in rows.parts:
+        formats.update(part["formats"])
+    lengths = sizes.tokens[used]
+    counts, edges = np.histogram(lengths if len(lengths) else [0], bins=20)
+    truncated = used & (accounts.rule == (accounts.rules.index("truncated") if "truncated" in accounts.rules else -2))
+    return {
+        "read": total,
+        "used": int(used.sum()),
+        "quarantined": int(np.sum(accounts.status == QUARANTINED)),
+        "dropped": int(np.sum(accounts.status == DROPPED)),
+        "truncated": int(truncated.sum()),
+        "learned_lost": sizes.learned_lost,
+        "funnel": [
+            {"rule": rule, "status": status, "dropped": count, "share": count / total}
+            for (status, rule), count in funnel.most_common()
+        ],
+        "splits": {
+            name: split_statistics(
+                *(column[used & (selection.splits == number)] for column in (sizes.tokens, sizes.learned))
+            )
+            for number, name in enumerate(SPLITS)
+        },
+        "formats": dict(formats),
+        "lengths": {"counts": counts.tolist(), "edges": [round(float(edge), 1) for edge in edges]},
+    }
+
+
+def split_statistics(tokens: np.ndarray, learned: np.ndarray) -> dict[str, int]:
+    """Of one split: rows, tokens, learned tokens, percentiles of the rows' lengths."""
+    lengths = tokens if len(tokens) else np.zeros(1, np.int64)
+    percentiles = {f"p{share}": int(np.percentile(lengths, share)) for share in (50, 90, 99)}
+    sums = {"rows": len(tokens), "tokens": int(tokens.sum()), "learned_tokens": int(learned.sum())}
+    return {**sums, **percentiles, "max": int(lengths.max())}
+
+
+def write_ledger(path: Path, rows: Rows, selection: Selection, sizes: Sizes) -> None:
+    """One line per source position, a row group per part."""
+    accounts = selection.accounts
+    rules = pa.array([*accounts.rules, ""], pa.utf8())  # a dictionary may not be empty in Parquet
+    with pq.ParquetWriter(path, LEDGER, compression="zstd") as writer:
+        for number, facts in enumerate(rows.parts):
+            table = rows.part(number, ("row", "position", "key"))
+            here = slice(facts["base"], facts["base"] + table.num_rows)
+            writer.write_table(_ledger_part(rows, facts, table, here, selection, sizes, rules))
+
+
+def _ledger_part(
+    rows: Rows,
+    facts: dict[str, Any],
+    table: pa.Table,
+    here: slice,
+    selection: Selection,
+    sizes: Sizes,
+    rules: pa.Array,
+) -> pa.Table:
+    accounts, count = selection.accounts, table.num_rows
+
+    def named(places: np.ndarray, names: Any, width: int = 8) -> pa.Array:
+        kind = pa.int8() if width == 8 else pa.int32()
+        return pa.DictionaryArray.from_arrays(pa.array(places, kind, mask=places == NONE), pa.array(names, pa.utf8()))
+
+    def number(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+        missing = np.isnan(values) if values.dtype.kind == "f" else values == NONE
+        return pa.array(values, kind, mask=missing)
+
+    zeros = np.zeros(count, np.int32)
+    details = (
+        [accounts.details.get(row) for row in range(here.start, here.stop)] if accounts.details else [None] * count
+    )
+    used = accounts.status[here] == USED
+    columns = [
+        table["row"].combine_chunks(),
+        named(zeros, [rows.source_name(facts)], 32),
+        named(zeros, [rows.file_name(facts)], 32),
+        table["position"].combine_chunks(),
+        named(selection.splits[here], SPLITS),
+        _hex(table["key"]),
+        named(accounts.status[here], STATUSES),
+        named(accounts.rule[here], rules, 32),
+        number(accounts.value[here], pa.float64()),
+        pa.array(details, pa.utf8()),
+        number(accounts.threshold[here], pa.float64()),
+        number(accounts.kept_twin[here], pa.int64()),
+        number(sizes.tokens[here], pa.int32()),
+        number(sizes.learned[here], pa.int32()),
+        pa.array(np.where(used, selection.copies[here], 0), pa.int32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=LEDGER)
+
+
+def _hex(column: pa.ChunkedArray) -> pa.Array:
+    """Hashes as text, by a table of bytes: no Python object per row."""
+    keys = column.combine_chunks()
+    keys = keys if isinstance(keys, pa.Array) else keys.combine_chunks()
+    missing = keys.is_null().to_numpy(zero_copy_only=False)
+    filled = keys.fill_null(b"\0" * 16)
+    raw = np.frombuffer(filled.buffers()[1], np.uint8)[filled.offset * 16 : (filled.offset + len(filled)) * 16]
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    text = np.stack([digits[raw >> 4], digits[raw & 15]], axis=1).reshape(-1)
+    offsets = pa.py_buffer((np.arange(len(filled) + 1) * 32).astype(np.int32))
+    whole = pa.StringArray.from_buffers(len(filled), offsets, pa.py_buffer(text))
+    return pc.if_else(pa.array(missing), pa.scalar(None, pa.utf8()), whole) if missing.any() else whole

@@ -1,0 +1,160 @@
+"""Which files a source names, and that they are files. Light: the runner asks before anything heavy loads."""
+
+from __future__ import annotations
+
+import atexit
+import glob
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
+
+from tunesmith.errors import DataError
+
+COMPRESSED = (".gz", ".zst", ".bz2")
+LINES, DOCUMENTS, TABLES, TEXTS = (".jsonl", ".ndjson"), (".json",), (".csv", ".tsv"), (".txt",)
+PARQUET, ARROW = (".parquet",), (".arrow", ".feather", ".ipc")
+SUFFIXES = (*LINES, *DOCUMENTS, *TABLES, *TEXTS, *PARQUET, *ARROW)
+URL = re.compile(r"(hf|s3|s3a|gs|gcs|az|abfs|abfss|https?):/+(.+)", re.DOTALL)
+SQL = re.compile(r"(sqlite|postgres|postgresql|mysql|mssql|snowflake|bigquery|trino|duckdb)(\+\w+)?:")
+
+
+class Remote(PurePosixPath):
+    """A place that Daft reads: hf://, s3://, gs://, https://, or the URL of a database. str() is the URL."""
+
+    def __str__(self) -> str:
+        return url_of(super().__str__()) or super().__str__()
+
+
+class Stamp(NamedTuple):
+    """What tells that a file is the one it was."""
+
+    inode: int
+    size: int
+    modified_ns: int
+
+
+def url_of(path: str) -> str | None:
+    """The URL, also where the two strokes of its scheme were folded to one on the way through a Path; None for files."""
+    found = URL.fullmatch(path)
+    if found:
+        return f"{found[1]}://{found[2]}"
+    return path if SQL.match(path) else None
+
+
+def suffix_of(path: Path | str) -> str:
+    """What its content is called, behind the suffix of a compression."""
+    name = PurePosixPath(str(path)).name.lower()
+    for packed in COMPRESSED:
+        name = name.removesuffix(packed)
+    return PurePosixPath(name).suffix
+
+
+def shown(path: Path | str) -> str:
+    """A name that can be printed on one line."""
+    name = str(path)
+    return name if name.isprintable() else ascii(name)  # half characters, as undecodable names have, are not printable
+
+
+def files_of(path: str) -> list[Path]:
+    """The files of a source: itself, a folder's, a glob's, standard input (-), or a URL. Raises DataError DAT-001, DAT-003."""
+    if path == "-":
+        return [_standard_input()]
+    if url_of(path):
+        return [Remote(path)]  # type: ignore[list-item]
+    root = Path(path)
+    if root.is_file():
+        return [root]
+    if root.is_dir():
+        found = [file for file in sorted(root.rglob("*")) if file.is_file() and suffix_of(file) in SUFFIXES]
+    elif os.path.lexists(root):
+        raise _unreadable(root, _why_no_file(root))
+    else:
+        found = [Path(name) for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]
+    if not found:
+        kind = "holds no file that can be read" if root.is_dir() else "does not exist"
+        raise DataError(
+            "DAT-001",
+            f"{shown(path)} {kind}",
+            where="data.sources",
+            expected=f"a file, folder or glob of {' '.join(SUFFIXES)} (also {' '.join(COMPRESSED)}), - or a URL",
+            fix="check the path; a relative one starts at the recipe's folder",
+        )
+    return found
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, opened to be read; never waits for somebody to write. Raises DataError DAT-003."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _unreadable(path, _why_no_file(path))
+    return os.fdopen(handle, "rb", buffering=0)
+
+
+def stamp_of(file: BinaryIO | Path) -> Stamp:
+    told = file.stat() if isinstance(file, Path) else os.fstat(file.fileno())
+    return Stamp(told.st_ino, told.st_size, told.st_mtime_ns)
+
+
+def refuse_changed(path: Path, before: Stamp) -> None:
+    """Raises DataError DAT-008 where the file is another than at `before`."""
+    try:
+        after = stamp_of(path)
+    except OSError:
+        after = None
+    if after != before:
+        size = f"{before.size:,} bytes then, {after.size:,} now" if after else "it is gone now"
+        raise DataError(
+            "DAT-008",
+            f"{shown(path.name)} changed while it was read ({size})",
+            where="data.sources",
+            expected="a file that nobody writes to",
+            fix="wait until it is written, or read a copy",
+        )
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    return DataError(
+        "DAT-003",
+        f"{shown(path)} cannot be read: {why}",
+        where="data.sources",
+        expected="a readable file",
+        fix="check what it is, and its rights",
+    )
+
+
+def _why_no_file(path: Path) -> str:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    kinds = {
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFDIR: "a folder",
+    }
+    return f"it is {kinds.get(stat.S_IFMT(mode), 'no regular file')}"
+
+
+@lru_cache(maxsize=1)
+def _standard_input() -> Path:
+    """Standard input kept in a file, since it is hashed and then read in parts. Raises DataError DAT-003."""
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise _unreadable(Path("-"), "nothing is piped into standard input")
+    folder = Path(tempfile.mkdtemp(prefix="tunesmith-stdin-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "stdin.jsonl"
+    with path.open("wb") as out:
+        shutil.copyfileobj(sys.stdin.buffer, out)
+    return path

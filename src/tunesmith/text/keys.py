@@ -1,0 +1,42 @@
+"""Keys of an example from its columns: equal content has an equal key, and an equal question an equal prompt key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from xxhash import xxh3_128_digest
+
+from tunesmith.text.example import ASSISTANT, TEXT
+
+
+def content_key(roles: Sequence[int], contents: Sequence[str], extra: dict[str, Any] | None = None) -> bytes:
+    """16 bytes (XXH3-128) of roles, contents and extra. Contents hold whole Unicode characters (the formats see to it)."""
+    if extra:
+        return xxh3_128_digest(orjson.dumps([roles, contents, extra], option=orjson.OPT_SORT_KEYS))
+    return xxh3_128_digest(orjson.dumps([roles, contents]))
+
+
+def prompt_key(roles: Sequence[int], contents: Sequence[str], extra: dict[str, Any] | None = None) -> bytes:
+    """16 bytes of what is asked, in lower case with single blanks: what a leak is judged by.
+
+    Asked are the turns before the last answer; all turns where the answers stand in `extra`; a text whole.
+    """
+    asked = contents[:1] if len(roles) == 2 and not extra else contents[: num_asked(roles, extra)]
+    return xxh3_128_digest(orjson.dumps([plain_text(text) for text in asked]))
+
+
+def plain_text(text: str) -> str:
+    """In lower case, with single blanks."""
+    text = text.lower()
+    if text.isprintable() and "  " not in text:  # no white space but single blanks: nothing to cut and join
+        return text.strip()
+    return " ".join(text.split())
+
+
+def num_asked(roles: Sequence[int], extra: dict[str, Any] | None = None) -> int:
+    """How many of the turns are the question."""
+    if not roles or roles[0] == TEXT or (extra and "answers" in extra):
+        return len(roles)
+    return max((place for place, role in enumerate(roles) if role == ASSISTANT), default=0)
