@@ -29,6 +29,7 @@ from tunesmith.runs.dataset import SPLITS
 from tunesmith.stages.prepare.duplicates import conflicts
 from tunesmith.stages.prepare.groups import best_of, first_equals
 from tunesmith.stages.prepare.select import question, select
+from tunesmith.stages.prepare.words import mixed
 
 KEEP = "data.leaks=keep"
 NONE = "data.deduplicate=none"
@@ -38,6 +39,13 @@ def test_first_equals_names_the_first_row_that_is_equal_in_all_columns() -> None
     left, right = np.array([5, 1, 5, 1, 5], np.uint64), np.array([0, 0, 0, 1, 0])
     assert first_equals(left, right).tolist() == [0, 1, 0, 3, 0]
     assert first_equals(np.zeros(0, np.int64)).tolist() == []
+
+
+def test_rows_whose_hashes_collide_are_told_apart() -> None:
+    first = np.arange(4, dtype=np.uint64)
+    second = mixed(first) ^ np.uint64(9)  # the two fold to one hash
+    assert first_equals(first, second).tolist() == [0, 1, 2, 3]
+    assert first_equals(np.append(first, first), np.append(second, second)).tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_the_best_scored_stays_and_among_equals_the_first() -> None:
@@ -89,9 +97,15 @@ def test_equal_words_are_near_duplicates_however_few() -> None:
 def test_what_hangs_together_is_one_group_and_keeps_the_best_scored() -> None:
     """Each is alike to the next one only; the ends are farther apart than the threshold, and the value says so."""
     steps = [{place: "zebra" for place in range(50, 50 + 6 * number, 6)} for number in range(4)]
+    gone = [chat(text(seed, 9), "yes", gone=True) for seed in range(10, 19)]
     rows = [chat(text(1, 200, step), "yes", score=float(number == 2)) for number, step in enumerate(steps)]
     rows.append(chat(text(1, 200, steps[1]) + " indeed", "yes", TEST))
     spec = recipe(overrides=["data.deduplicate={type: near, threshold: 0.93}", KEEP])
+    assert {row - 9: line["kept_twin"] - 9 for row, line in verdicts(choose([*gone, *rows], spec)).items()} == {
+        0: 2,
+        1: 2,
+        3: 2,
+    }
     found = verdicts(choose(rows, spec))
     assert {row: line["kept_twin"] for row, line in found.items()} == {0: 2, 1: 2, 3: 2}
     assert found[0]["value"] < 0.93 <= found[1]["value"]
@@ -107,7 +121,7 @@ def test_near_duplicates_do_not_depend_on_parts_nor_on_the_rows_around_them() ->
     spec = recipe(overrides=["data.deduplicate={type: near, threshold: 0.6}", "data.leaks.near=0.6"])
     whole = choose(rows, spec)
     assert len(whole.verdicts) > 20
-    for size in (1, 13):
+    for size in (5, 31):
         cut = choose(rows, spec, size=size)
         assert cut.verdicts.equals(whole.verdicts)
         assert cut.splits.tolist() == whole.splits.tolist()

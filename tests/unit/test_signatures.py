@@ -9,7 +9,7 @@ from columns import chat, jaccard, part, random_text, reading, recipe, sign, tex
 
 from tunesmith.stages.prepare import words as hashing
 from tunesmith.stages.prepare.groups import Sketches, _share, alike, components, similarities
-from tunesmith.stages.prepare.signatures import SKETCH, View, Views, boilerplate, permute, signatures
+from tunesmith.stages.prepare.signatures import SKETCH, View, Views, boilerplate, made_of, permute, signatures
 from tunesmith.stages.prepare.words import words_of
 
 NEAR = recipe(overrides=["data.deduplicate=near", "data.leaks=keep"])
@@ -214,3 +214,27 @@ def test_answers_with_another_sign_are_two() -> None:
     answers = found.column("answer").to_pylist()
     assert answers[0] != answers[1] == answers[2]
     assert answers[3] == 0
+
+
+def test_what_signatures_are_made_of_holds_what_changes_them_and_no_more() -> None:
+    table = part([chat(text(1, 30), "yes", 3, meta={"kind": "a"}), chat(text(2, 30), "no", 2)])
+    plain = recipe()
+    before = signatures(table, plain)
+    for written, changes in {
+        "seed=3": True,
+        "data.sources.3.split=train": True,
+        "data.split.stratify=kind": True,
+        "data.leaks.near=0.7": True,
+        "data.leaks.near=null": True,
+        "data.leaks.length=3": True,
+        "data.leaks.overlap=0.5": True,
+        "data.deduplicate=near": True,
+        "data.leaks.against=[x.jsonl]": False,
+        "data.sources.0.limit=3": False,
+        "data.split.test=0.3": False,
+        "data.deduplicate.conflicts=drop": False,
+        "data.deduplicate=none": False,
+    }.items():
+        spec = recipe(overrides=[written])
+        assert (made_of(spec) != made_of(plain)) == changes, written
+        assert signatures(table, spec).equals(before) != changes, written

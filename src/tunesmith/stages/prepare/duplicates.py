@@ -48,7 +48,7 @@ def near_twins(
     one_of_equals[rows] = firsts[rows] == rows
     pairs = alike(parts, view, one_of_equals, apart=splits)
     groups = components(len(left), np.append(pairs.left, rows), np.append(pairs.right, firsts[rows]))
-    kept = rows[best_of(groups[rows], scores[rows])]
+    kept = rows[best_of(np.searchsorted(rows, groups[rows]), scores[rows])]
     gone = kept != rows
     low, high = np.minimum(rows[gone], kept[gone]), np.maximum(rows[gone], kept[gone])
     return Twins(rows[gone], kept[gone], similarities(parts, view, low, high))

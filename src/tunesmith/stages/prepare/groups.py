@@ -28,16 +28,29 @@ Parts = Callable[[list[str]], Iterable[pa.Table]]
 def first_equals(*columns: np.ndarray) -> np.ndarray:
     """int64 [N]: of each row the first one that is equal in all columns, itself where it is the first."""
     num_rows = len(columns[0])
-    order = np.lexsort(columns)  # stable: equal rows stay in order
-    fresh = np.zeros(num_rows, bool)
-    if num_rows:
-        fresh[0] = True
-    for values in columns:
-        ordered = values[order]
-        fresh[1:] |= ordered[1:] != ordered[:-1]
+    if not num_rows:
+        return np.zeros(0, np.int64)
+    # One sort of one hash: where two different rows share it, which hardly ever is, all columns are sorted.
+    folded = columns[0].astype(np.uint64)
+    for values in columns[1:]:
+        folded = mixed(folded) ^ values.astype(np.uint64)
+    order = np.argsort(folded)
+    fresh = _changes(folded, order)
+    if any(np.any(_changes(values, order) & ~fresh) for values in columns):
+        order = np.lexsort(columns)
+        fresh = np.logical_or.reduce([_changes(values, order) for values in columns])
+    firsts = np.minimum.reduceat(order, np.flatnonzero(fresh))
     found = np.empty(num_rows, np.int64)
-    found[order] = order[fresh][np.cumsum(fresh) - 1]
+    found[order] = firsts[np.cumsum(fresh) - 1]
     return found
+
+
+def _changes(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """bool [N]: where a value in this order differs from the one before."""
+    ordered = values[order]
+    fresh = np.ones(len(order), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=fresh[1:])
+    return fresh
 
 
 def best_of(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -45,17 +58,20 @@ def best_of(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
     groups: int64 [N] as first_equals gives them. scores: float64 [N]; NaN, no score, is below all others.
     """
-    order = np.lexsort((-scores, groups))  # NaN comes last
-    starts = np.ones(len(groups), bool)
-    starts[1:] = groups[order][1:] != groups[order][:-1]
-    found = np.empty(len(groups), np.int64)
-    found[order] = order[starts][np.cumsum(starts) - 1]
-    return found
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    most = np.full(len(groups), -np.inf)
+    np.maximum.at(most, groups, scores)
+    rows = np.flatnonzero(scores == most[groups])
+    found = np.full(len(groups), len(groups))
+    np.minimum.at(found, groups[rows], rows)
+    return found[groups]
 
 
 def components(num_rows: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """int64 [N]: of each row the first one that it hangs together with over any number of pairs."""
     label = np.arange(num_rows)
+    apart = left != right
+    left, right = left[apart], right[apart]
     while True:
         least = np.minimum(label[left], label[right])
         before = label.copy()

@@ -32,9 +32,15 @@ class Kinship:
     @property
     def clusters(self) -> np.ndarray:
         """int64 [N]: of each row the first that it hangs together with: what may not straddle a split."""
-        rows = np.arange(len(self.prompt))
-        left = np.concatenate([rows, rows, self.pairs.left])
-        return components(len(rows), left, np.concatenate([self.prompt, self.words, self.pairs.right]))
+        ends = [_pairs(self.prompt), _pairs(self.words), (self.pairs.left, self.pairs.right)]
+        left, right = (np.concatenate(side) for side in zip(*ends, strict=True))
+        return components(len(self.prompt), left, right)
+
+
+def _pairs(first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that are not the first of their kind, and that first one."""
+    rows = np.flatnonzero(first != np.arange(len(first)))
+    return rows, first[rows]
 
 
 def kinship(

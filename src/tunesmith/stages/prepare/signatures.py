@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +94,19 @@ class Views:
     def near(self) -> tuple[View, ...]:
         """Those that need a MinHash, each once."""
         return tuple(dict.fromkeys(view for view in (self.duplicates, self.leaks) if view is not None))
+
+
+def made_of(spec: Recipe) -> dict[str, Any]:
+    """All of a recipe that decides signatures: a limit, a policy or another file to watch makes none anew."""
+    views = Views.of(spec)
+    return {
+        "seed": spec.seed,
+        "drawn": [source.split == "auto" for source in spec.data.sources],
+        "stratify": spec.data.split.stratify,
+        "near": [view.name for view in views.near],
+        "overlap": views.overlap,
+        "compares": views.compares,
+    }
 
 
 def signatures(part: pa.Table, spec: Recipe, boilerplate: dict[str, np.ndarray] | None = None) -> pa.Table:

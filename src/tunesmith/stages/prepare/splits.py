@@ -26,16 +26,28 @@ def draw(
     rows = np.flatnonzero(fixed < 0)
     if not len(rows):
         return found
-    ranked = rows[np.lexsort((order[1][rows], order[0][rows], clusters[rows]))]
-    fresh = np.insert(clusters[ranked][1:] != clusters[ranked][:-1], 0, True)
-    heads, group = ranked[fresh], np.cumsum(fresh) - 1
+    heads, group = _least_of(clusters[rows], order[0][rows], order[1][rows])
     if strata is None:
-        places = draws[heads].astype(np.float64) / 2**64
+        places = draws[rows[heads]].astype(np.float64) / 2**64
     else:
-        places = _places_within(strata[heads], draws[heads], np.bincount(group))
+        places = _places_within(strata[rows[heads]], draws[rows[heads]], np.bincount(group))
     drawn = np.where(places < shares.test, TEST, np.where(places < shares.test + shares.validation, VALIDATION, TRAIN))
-    found[ranked] = drawn[group]
+    found[rows] = drawn[group]
     return found
+
+
+def _least_of(clusters: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(int64 [C] of each group the row with the least hash, int64 [n] the group of each row)."""
+    alone = np.bincount(clusters)[clusters] == 1
+    several = np.flatnonzero(~alone)
+    ranked = several[np.lexsort((second[several], first[several], clusters[several]))]
+    fresh = np.ones(len(ranked), bool)
+    fresh[1:] = clusters[ranked][1:] != clusters[ranked][:-1]
+    heads = np.append(np.flatnonzero(alone), ranked[fresh])
+    group = np.empty(len(clusters), np.int64)
+    group[alone] = np.arange(alone.sum())
+    group[ranked] = alone.sum() + np.cumsum(fresh) - 1
+    return heads, group
 
 
 def _places_within(strata: np.ndarray, draws: np.ndarray, sizes: np.ndarray) -> np.ndarray:
