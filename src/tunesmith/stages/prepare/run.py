@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from tunesmith import hub
 from tunesmith.recipe import Recipe
@@ -16,7 +17,7 @@ from tunesmith.stages.prepare.assemble import assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
 from tunesmith.stages.prepare.decide import Selection, ask, decide
 from tunesmith.stages.prepare.encoder import Encoder
-from tunesmith.stages.prepare.externals import source_hashes, tokenizer_hash
+from tunesmith.stages.prepare.externals import pii_model_hash, source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, write_rows
@@ -44,7 +45,7 @@ def _prepare(spec: Recipe, run: Run, compute: Compute) -> dict[str, Artifact]:
 
     model = spec.model
     encoder = encoder_of(model.base, model.revision, model.template, spec.data.learn)
-    selection = decide(spec, rows, judged, _scores(spec, run, rows, encoder.tokenizer))
+    selection = decide(spec, rows, judged, _scores(spec, run, rows, judged, encoder.tokenizer))
     ask(selection)
     _leave_if_asked(run, "before tokenising")
 
@@ -93,7 +94,7 @@ def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
 
 
 def _verdicts(spec: Recipe, run: Run, compute: Compute, rows_artifact: Artifact, rows: Rows) -> Artifact:
-    made_of = {"rows": rows_artifact.id, "recipe": spec.slice(VERDICT_KEYS)}
+    made_of = {"rows": rows_artifact.id, "recipe": spec.slice(VERDICT_KEYS), "pii_model": pii_model_hash(spec)}
     id = fingerprint(made_of)
     found = run.store.find("Verdicts", id)
     if found is None:
@@ -113,8 +114,8 @@ def _verdicts(spec: Recipe, run: Run, compute: Compute, rows_artifact: Artifact,
     return found
 
 
-def _scores(spec: Recipe, run: Run, rows: Rows, tokenizer: Tokenizer) -> np.ndarray | None:
-    """By the base model, of the rows that may be trained on; None where the recipe asks for no such score."""
+def _scores(spec: Recipe, run: Run, rows: Rows, judged: Judged, tokenizer: Tokenizer) -> np.ndarray | None:
+    """By the base model, of the rows that may be trained on and that no rule took; None where no such score is asked for."""
     if spec.data.quality.type not in ("perplexity", "difficulty"):
         return None
     from tunesmith.stages.prepare.cleaning.model_scores import score_rows  # torch: only who asks for it pays for it
@@ -124,8 +125,12 @@ def _scores(spec: Recipe, run: Run, rows: Rows, tokenizer: Tokenizer) -> np.ndar
         _leave_if_asked(run, "while scoring rows")
 
     files = hub.resolve(spec.model.base, spec.model.revision)
-    named = (rows.part(number) for number, facts in enumerate(rows.parts) if rows.splits[facts["source"]] in TRAINABLE)
-    found = score_rows(spec, named, tokenizer, files, run.store.root / "losses", tell)
+    named = (number for number, facts in enumerate(rows.parts) if rows.splits[facts["source"]] in TRAINABLE)
+    left = (
+        (part := rows.part(number)).filter(pc.invert(pc.is_in(part["row"], judged.part(number, "verdicts")["row"])))
+        for number in named
+    )
+    found = score_rows(spec, left, tokenizer, files, run.store.root / "losses", tell)
     scores = np.full(rows.num_rows, np.nan)
     scores[found["row"].to_numpy()] = found["score"].to_numpy()
     return scores
