@@ -132,7 +132,12 @@ def losses(one_pass: Callable[[], None], repeats: int) -> dict[str, Any]:
     told = {f"{name}_s": round(statistics.median(spent), 4) for name, spent in seconds.items()}
     pairs = zip(seconds["whole"], seconds["chunked"], strict=True)
     share = peaks["chunked_peak_mib"] / peaks["whole_peak_mib"]
-    return {**told, "gain": round(statistics.median(a / b for a, b in pairs), 3), **peaks, "peak_share": round(share, 3)}
+    return {
+        **told,
+        "gain": round(statistics.median(a / b for a, b in pairs), 3),
+        **peaks,
+        "peak_share": round(share, 3),
+    }
 
 
 def peak_bytes(call: Callable[[], None]) -> int:
