@@ -17,7 +17,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import SPLITS, DatasetWriter
 from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED, STATUSES, USED
 from tunesmith.stages.prepare.by_tokens import Pieces, Sizes, judge_tokens, over_limit, with_pieces
-from tunesmith.stages.prepare.decide import Selection
+from tunesmith.stages.prepare.decide import Selection, place_in
 from tunesmith.stages.prepare.encoder import Encoder
 from tunesmith.stages.prepare.rows import Rows
 from tunesmith.stages.prepare.tokens import PartTokens, Tokens
@@ -202,8 +202,23 @@ def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) 
             for number, name in enumerate(SPLITS)
         },
         "formats": dict(formats),
+        "told": _with_places(rows, selection.told),
         "lengths": {"counts": counts.tolist(), "edges": [round(float(edge), 1) for edge in edges]},
     }
+
+
+def _with_places(rows: Rows, told: dict[str, Any]) -> dict[str, Any]:
+    """What was seen on the way, with FILE:LINE for the rows that are shown."""
+    cleaning = told["cleaning"]
+    rules = {
+        name: {**rule, "samples": [place_in(rows, row) for row in rule["samples"]]}
+        for name, rule in cleaning["rules"].items()
+    }
+    out = {**told, "cleaning": {**cleaning, "rules": rules}}
+    if "conflicts" in told:
+        samples = [[place_in(rows, row) for row in group] for group in told["conflicts"]["samples"]]
+        out["conflicts"] = {**told["conflicts"], "samples": samples}
+    return out
 
 
 def split_statistics(tokens: np.ndarray, learned: np.ndarray) -> dict[str, int]:
