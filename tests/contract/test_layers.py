@@ -40,6 +40,8 @@ DOORS = {
     "py3langid": ("stages/prepare/cleaning/language.py",),
     "bitsandbytes": ("modeling/patches.py", "modeling/quantise.py", "stages/train/optimizer.py"),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),
+    "gigatoken": ("text/fast.py",),
+    "awkward": ("text/fast.py",),
     "optuna": ("tuning/study.py",),
     "tensorboard": ("tracking/tensorboard.py",),
     "wandb": ("tracking/wandb.py",),

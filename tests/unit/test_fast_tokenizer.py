@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def by_hand(reference: Reference, texts: list[str]) -> list[list[int]]:
 def as_lists(found: fast.Ids) -> list[list[int]]:
     ids, offsets = found
     assert ids.dtype == np.int32
-    return [ids[start:end].tolist() for start, end in zip(offsets, offsets[1:], strict=False)]
+    return [ids[start:end].tolist() for start, end in itertools.pairwise(offsets)]
 
 
 def test_tokenizers_itself_in_flat_arrays(reference: Reference) -> None:

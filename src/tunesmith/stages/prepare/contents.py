@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +30,10 @@ class Contents:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @cached_property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        return edges(self.texts)
 
     def answer(self, look: Look) -> np.ndarray:
         """bool [M]; the look's place does not matter."""

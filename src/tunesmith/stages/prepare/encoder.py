@@ -1,11 +1,13 @@
-"""Chats in columns to token ids in flat arrays: rows are laid together from compiled pieces, contents encoded in one call.
+"""Chats in columns to token ids in flat arrays: rows are laid together from compiled pieces, all encoded in one call.
 
 Equal, id by id and span by span, to the slow way: `Tokenizer.encode_example` and `encode_segments`, row by row. Rows whose
-shape cannot be compiled (tools, reasoning, templates that rewrite contents) go that way; only their text is made row by row.
+shape cannot be compiled (tools, reasoning, templates that rewrite contents) or whose contents hold a control token go that
+way; only their text is made row by row.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tunesmith.stages.prepare.contents import Contents, buffers, edges, put
+from tunesmith.stages.prepare.contents import Contents, buffers, put
 from tunesmith.stages.prepare.seams import Seams
 from tunesmith.stages.prepare.shapes import (
     VARIANTS,
@@ -26,17 +28,18 @@ from tunesmith.stages.prepare.shapes import (
     Shape,
     compile_shape,
     contents_of,
+    guard_of,
     is_equal,
     pack,
-    weight_of,
-    with_contents,
 )
-from tunesmith.text.example import SYSTEM, Example
-from tunesmith.text.fast import BatchEncoder, Proof, best_encoder
-from tunesmith.text.templates import Segment, TemplateError
-from tunesmith.text.tokenizers import Tokenizer
+from tunesmith.text.example import Example
+from tunesmith.text.fast import Ids, Proof, best_encoder
+from tunesmith.text.literal import Look
+from tunesmith.text.policies import Learn, wanted
+from tunesmith.text.templates import TemplateError
+from tunesmith.text.tokenizers import Piece, Tokenizer
 
-# N rows, M turns, S segments, T tokens, K spans
+# N rows, M turns, Q parts (scaffold or a content), P pieces (parts that are encoded at once), T tokens, K spans
 JOINED_DIFFERS, CONTROL_IN_TEXT, NOTHING_LEARNED = 1, 2, 4
 ENOUGH = 4  # rows of a shape that are worth compiling it
 COMPARED_FIRST, COMPARED_RANDOM, COMPARED_LATER = 2, 4, 1  # rows of a shape that are also made the slow way
@@ -78,28 +81,32 @@ class EncodedBatch:
 
 @dataclass
 class _Draft:
-    """Rows of one batch as segments, before anything is encoded.
-
-    Texts are numbered: contents of turns first, then what `more` holds, then scaffold.
-    """
+    """Rows of one batch as pieces, before anything is encoded."""
 
     contents: Contents
     compiled: list[tuple[np.ndarray, Shape]] = field(default_factory=list)  # rows, their shape
-    slow: dict[int, list[Segment]] = field(default_factory=dict)
+    slow: dict[int, tuple[list[Piece], list[float]]] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)  # slow rows with a control token in somebody's text
     refused: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Segments:
-    """All segments in order of rows. offsets: int64 [N+1]. source: int64 [S], number of the text. clean: bool [N], joining is exact."""
+class _Laid:
+    """All rows' pieces in order.
 
-    offsets: np.ndarray
+    rows: int64 [N+1] into the pieces. pieces: int64 [P+1] into the parts. source: int64 [Q], number of the part's text.
+    weight: float32 [P], 0: not learned. guard: int64 [P], number of the guard's text, -1: none. blind: pieces that only the
+    tokenizer itself encodes, and behind what. clean: bool [N], the pieces' ids joined are those of the whole text.
+    """
+
+    rows: np.ndarray
+    pieces: np.ndarray
     source: np.ndarray
-    learned: np.ndarray
     weight: np.ndarray
+    guard: np.ndarray
+    blind: dict[int, Piece]
     clean: np.ndarray
-    texts: pa.Array  # large_utf8: contents, more, scaffold
-    num_contents: int  # texts before the scaffold
+    texts: pa.Array  # large_utf8
 
 
 class Encoder:
@@ -109,61 +116,78 @@ class Encoder:
     row by row, and rows that were encoded whole to compare. mismatches: shapes that failed on real rows and went slow.
     """
 
-    def __init__(self, tokenizer: Tokenizer, learn: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, learn: Learn) -> None:
         self.tokenizer, self.learn = tokenizer, learn
         self.proof: Proof | None = None
         self.ways: Counter[str] = Counter()
         self.mismatches = 0
         self._families: dict[Any, Family] = {}
         self._seams = Seams(tokenizer.hf.backend_tokenizer)
-        self._scaffold: dict[str, np.ndarray] = {}
 
     def encode(self, turns: Turns) -> EncodedBatch:
         """The ids, spans and flags of a batch of rows."""
         self.prove(turns.contents)
         draft = self._draft(turns)
-        segments = self._lay_out(turns, draft)
-        ids, lengths = self._encode(turns, segments)
-        return self._finish(turns, draft, segments, ids, lengths)
+        laid = self._lay_out(turns, draft)
+        return self._finish(draft, laid, *self._encode(laid))
 
     def prove(self, contents: pa.Array) -> Proof:
         """Settle which tokenizer encodes, by the hard texts and a sample of these contents. The first call decides."""
         if self.proof is None:
-            sample = contents.take(pa.array(np.linspace(0, len(contents) - 1, min(SAMPLE, len(contents))).astype(int)))
-            self._sample: list[str] = [text[:4000] for text in sample.to_pylist()]
-            self._content, self.proof = best_encoder(self.tokenizer._content, self._sample)
+            places = np.linspace(0, max(len(contents) - 1, 0), min(SAMPLE, len(contents))).astype(np.int64)
+            sample = [text[:4000] for text in contents.take(pa.array(places)).to_pylist()]
+            self._backend, self.proof = best_encoder(self.tokenizer.hf.backend_tokenizer, sample)
         return self.proof
 
     def learned_turns(self, example: Example) -> list[bool]:
         """Which turns of a chat are learned."""
-        marks = [f"\u27e6turn-{place}\u27e7" for place in range(len(example.messages))]
-        segments = self.tokenizer.encode_example(with_contents(example, marks), self.learn)
-        learned = "".join(segment.text for segment in segments if segment.learned)
-        return [mark in learned for mark in marks]
+        learned = wanted(example.messages, self.learn)
+        return [place in learned for place in range(len(example.messages))]
 
-    @cached_property
-    def _whole(self) -> BatchEncoder:
-        """For whole rendered texts, control tokens included."""
-        return best_encoder(self.tokenizer._scaffold, self._sample)[0]
-
-    # ------------------------------------------------------------------------------------------------ rows to segments
+    # -------------------------------------------------------------------------------------------------- rows to pieces
 
     def _draft(self, turns: Turns) -> _Draft:
         draft = _Draft(Contents(turns.contents))
+        odd = self._odd_rows(turns, draft.contents)
         for key, rows in _families(turns):
-            family = self._families.get(key)
-            if family is None and key is not None:
-                family = self._families[key] = Family(self._example(turns, int(rows[0])))
-            if family is None:
+            self._slowly(turns, draft, rows[odd[rows]])
+            rows = rows[~odd[rows]]
+            if key is None:
                 self._slowly(turns, draft, rows)
                 continue
-            for chosen, shape in self._variants(turns, draft, family, rows):
-                if shape is None:
-                    self._slowly(turns, draft, chosen)
-                else:
+            if key not in self._families and len(rows):
+                self._families[key] = Family(self._example(turns, int(rows[0])))
+            for chosen, shape in self._variants(turns, draft, self._families[key], rows) if len(rows) else ():
+                chosen = self._without_moved_blanks(turns, draft, shape, chosen)
+                if shape is not None:
                     draft.compiled.append((chosen, shape))
                     self.ways["compiled"] += len(chosen)
         return draft
+
+    def _odd_rows(self, turns: Turns, contents: Contents) -> np.ndarray:
+        """bool [N]: rows with a control token in a content, or with a content of blanks: both are cut otherwise."""
+        odd = self._holding_control(contents.texts) | ~contents.answer(Look(0, (("strip", None),), "filled"))
+        out = np.zeros(len(turns.offsets) - 1, bool)
+        out[np.searchsorted(turns.offsets, np.flatnonzero(odd), "right") - 1] = True
+        return out
+
+    def _holding_control(self, texts: pa.Array) -> np.ndarray:
+        """bool [M]: contents with the text of a control token in them."""
+        hit = np.zeros(len(texts), bool)
+        for stem, pattern in self._control_patterns.items():
+            near = np.flatnonzero(pc.match_substring(texts, stem).to_numpy(zero_copy_only=False) & ~hit)
+            if len(near):
+                found = pc.match_substring_regex(texts.take(pa.array(near)), pattern)
+                hit[near[found.to_numpy(zero_copy_only=False)]] = True
+        return hit
+
+    @cached_property
+    def _control_patterns(self) -> dict[str, str]:
+        """First two characters of control tokens -> a pattern of those that begin so: plain search finds few candidates fast."""
+        by_stem: dict[str, list[str]] = {}
+        for token in sorted(self.tokenizer.control):
+            by_stem.setdefault(token[:2], []).append(token)
+        return {stem: "|".join(map(_quoted, tokens)) for stem, tokens in by_stem.items()}
 
     def _variants(
         self, turns: Turns, draft: _Draft, family: Family, rows: np.ndarray
@@ -173,8 +197,7 @@ class Encoder:
             answers = np.zeros((len(rows), len(family.looks)), bool)
             for number, look in enumerate(family.looks):
                 answers[:, number] = draft.contents.answer(look)[turns.offsets[rows] + look.place]
-            packed = pack(answers)
-            kinds, first, members = np.unique(packed, return_index=True, return_inverse=True)
+            kinds, first, members = np.unique(pack(answers), return_index=True, return_inverse=True)
             groups = [rows[members.reshape(-1) == number] for number in range(len(kinds))] if len(kinds) > 1 else [rows]
             try:
                 shapes = [
@@ -190,12 +213,12 @@ class Encoder:
 
     def _shape(self, turns: Turns, family: Family, kind: bytes, answers: list[bool], rows: np.ndarray) -> Shape | None:
         if kind in family.variants:
-            shape, compared = family.variants[kind], rows[:: max(1, len(rows) // COMPARED_LATER)][:COMPARED_LATER]
+            shape, compared = family.variants[kind], rows[:COMPARED_LATER]
         else:
             family.seen[kind] = family.seen.get(kind, 0) + len(rows)
             if family.seen[kind] < ENOUGH or len(family.variants) >= VARIANTS:
                 return None
-            shape = family.variants[kind] = compile_shape(self.tokenizer, self.learn, family, answers)
+            shape = family.variants[kind] = self._compiled(family, answers)
             drawn = np.random.default_rng(len(rows)).choice(rows, COMPARED_RANDOM)
             compared = np.unique([*rows[:COMPARED_FIRST], *drawn])
         if shape is not None and not all(self._holds(turns, shape, int(row)) for row in compared):
@@ -203,21 +226,56 @@ class Encoder:
             shape = family.variants[kind] = None
         return shape
 
+    def _compiled(self, family: Family, answers: list[bool]) -> Shape | None:
+        shape = compile_shape(self.tokenizer, self.learn, family, answers)
+        if shape is None:
+            return None
+        # Where a control token could come about across the edge of a content, letters of it are encoded apart.
+        for piece in shape:
+            for left, right in itertools.pairwise(piece.parts):
+                if self._seams.may_straddle(left.text, right.text):
+                    return None
+        return shape
+
     def _holds(self, turns: Turns, shape: Shape, row: int) -> bool:
-        """Does a shape give the segments that the slow way makes of this row."""
+        """Does a shape give the pieces that the slow way makes of this row."""
         example = self._example(turns, row)
         try:
-            return is_equal(shape, contents_of(example), self.tokenizer.encode_example(example, self.learn))
+            pieces, weights = self.tokenizer.pieces(self.tokenizer.encode_example(example, self.learn))
         except TemplateError:
             return False
+        swallowing = self.tokenizer._swallows and any(piece.text[:1].isspace() for piece in pieces)
+        return bool(swallowing) or is_equal(shape, contents_of(example), pieces, weights)
+
+    def _without_moved_blanks(self, turns: Turns, draft: _Draft, shape: Shape | None, rows: np.ndarray) -> np.ndarray:
+        """Rows that the shape holds for; the others are made row by row. Some added tokens swallow the blanks behind them, so
+        where a piece begins with a content that begins with a blank, the cut may move."""
+        if shape is None:
+            self._slowly(turns, draft, rows)
+            return rows[:0]
+        if not self.tokenizer._swallows:
+            return rows
+        first, _ = draft.contents.edges
+        moved = np.zeros(len(rows), bool)
+        for piece in shape[1:]:
+            part = piece.parts[0]
+            if part.place is not None:
+                moved |= [chr(max(point, 0)).isspace() for point in first[turns.offsets[rows] + part.place].tolist()]
+        self._slowly(turns, draft, rows[moved])
+        return rows[~moved]
 
     def _slowly(self, turns: Turns, draft: _Draft, rows: np.ndarray) -> None:
         for row in rows.tolist():
             try:
-                draft.slow[row] = self.tokenizer.encode_example(self._example(turns, row), self.learn)
+                segments = self.tokenizer.encode_example(self._example(turns, row), self.learn)
             except TemplateError as error:
                 draft.refused[row] = str(error)
-        self.ways["row by row"] += len(rows)
+                continue
+            draft.slow[row] = self.tokenizer.pieces(segments)
+            if self.tokenizer.holds_control_tokens(segments):
+                draft.held.add(row)
+        if len(rows):
+            self.ways["row by row"] += len(rows)
 
     def _example(self, turns: Turns, row: int) -> Example:
         first, end = int(turns.offsets[row]), int(turns.offsets[row + 1])
@@ -226,74 +284,64 @@ class Encoder:
             turns.roles[first:end].tolist(), contents, turns.extras[row] if turns.extras else None
         )
 
-    # ------------------------------------------------------------------------------------------- segments in one order
+    # --------------------------------------------------------------------------------------------- pieces in one order
 
-    def _lay_out(self, turns: Turns, draft: _Draft) -> _Segments:
+    def _lay_out(self, turns: Turns, draft: _Draft) -> _Laid:
         count, num_turns = len(turns.offsets) - 1, len(draft.contents)
-        sizes = np.zeros(count, np.int64)
+        num_pieces, num_parts = np.zeros(count, np.int64), np.zeros(count, np.int64)
         for rows, shape in draft.compiled:
-            sizes[rows] = len(shape)
-        for row, segments in draft.slow.items():
-            sizes[row] = len(segments)
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        source = np.zeros(offsets[-1], np.int64)
-        learned, weight = np.zeros(offsets[-1], bool), np.ones(offsets[-1], np.float32)
-        clean = np.ones(count, bool)
+            num_pieces[rows] = len(shape)
+            num_parts[rows] = sum(len(piece.parts) for piece in shape)
+        for row, (pieces, _) in draft.slow.items():
+            num_pieces[row] = num_parts[row] = len(pieces)
+        at_piece, at_part = _ends(num_pieces), _ends(num_parts)
+        source, sizes = np.zeros(at_part[-1], np.int64), np.ones(at_piece[-1], np.int64)
+        weight, guard = np.zeros(at_piece[-1], np.float32), np.full(at_piece[-1], -1, np.int64)
+        clean, blind = np.ones(count, bool), {}
+        texts = _Numbered(num_turns)  # behind the contents
 
-        scaffold = _Numbered()
-        more = _Numbered()
-        changed: dict[int, str] = {}
-        first, last = edges(draft.contents.texts)
         for rows, shape in draft.compiled:
-            places = offsets[rows]
-            begins = turns.offsets[rows]
+            begins, part_places = turns.offsets[rows], at_part[rows]
             for number, piece in enumerate(shape):
-                if piece.place is None:
-                    source[places + number] = -1 - scaffold[piece.text]
-                else:
-                    source[places + number] = begins + piece.place
-                    self._note_changes(draft, begins + piece.place, piece.change, changed)
-                learned[places + number] = piece.learned
-                weight[places + number] = piece.weight
-            clean[rows] = self._clean(shape, begins, first, last)
-        for row, segments in draft.slow.items():
+                places = at_piece[rows] + number
+                sizes[places], weight[places] = len(piece.parts), piece.weight
+                guard[places] = texts[piece.guard] if piece.guard else -1
+                for part in piece.parts:
+                    source[part_places] = texts[part.text] if part.place is None else begins + part.place
+                    part_places = part_places + 1
+            clean[rows] = self._clean(shape, begins, *draft.contents.edges)
+        for row, (pieces, weights) in draft.slow.items():
             clean[row] = False
-            at = int(turns.offsets[row])
-            own = {text: at + n for n, text in enumerate(self._own(turns, row))}
-            for number, segment in enumerate(segments, int(offsets[row])):
-                if segment.is_content:
-                    turn = own.get(segment.text)
-                    source[number] = turn if turn is not None else num_turns + more[segment.text]
-                else:
-                    source[number] = -1 - scaffold[segment.text]
-                learned[number], weight[number] = segment.learned, weight_of(segment)
+            for place, (piece, own) in enumerate(zip(pieces, weights, strict=True), int(at_piece[row])):
+                part = int(at_part[row]) + place - int(at_piece[row])
+                source[part], weight[place] = texts[piece.text], own
+                if piece.blind:
+                    blind[place] = piece
+                elif found := guard_of(self.tokenizer, piece):
+                    guard[place] = texts[found]
+        contents = self._change(turns, draft, clean)
+        return _Laid(
+            at_piece, _ends(sizes), source, weight, guard, blind, clean, pa.concat_arrays([contents, texts.array])
+        )
 
+    @staticmethod
+    def _change(turns: Turns, draft: _Draft, clean: np.ndarray) -> pa.Array:
+        """Contents as their shapes print them; rows whose contents' edges went are compared whole."""
+        changed: dict[int, str] = {}
+        for rows, shape in draft.compiled:
+            for part in {part for piece in shape for part in piece.parts if part.change}:
+                places, texts = draft.contents.changed(part.change)
+                for number in np.flatnonzero(np.isin(places, turns.offsets[rows] + part.place)).tolist():
+                    changed[int(places[number])] = texts[number]
         places = np.array(sorted(changed), np.int64)
-        contents = put(draft.contents.texts, places, [changed[place] for place in places.tolist()])
-        # A change moves an edge; such rows are compared whole.
-        if len(places):
-            clean[np.searchsorted(turns.offsets, places, "right") - 1] = False
-        num_contents = num_turns + len(more)
-        source = np.where(source < 0, num_contents - 1 - source, source)
-        texts = pa.concat_arrays([contents, more.texts, scaffold.texts])
-        return _Segments(offsets, source, learned, weight, clean, texts, num_contents)
-
-    @staticmethod
-    def _own(turns: Turns, row: int) -> list[str]:
-        first, end = int(turns.offsets[row]), int(turns.offsets[row + 1])
-        return turns.contents.slice(first, end - first).to_pylist()
-
-    @staticmethod
-    def _note_changes(draft: _Draft, turns: np.ndarray, change: Any, changed: dict[int, str]) -> None:
-        if change:
-            places, texts = draft.contents.changed(change)
-            for number in np.flatnonzero(np.isin(places, turns)).tolist():
-                changed[int(places[number])] = texts[number]
+        clean[np.searchsorted(turns.offsets, places, "right") - 1] = False
+        return put(draft.contents.texts, places, [changed[place] for place in places.tolist()])
 
     def _clean(self, shape: Shape, begins: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """bool [R]: rows of a shape whose seams are all exact."""
+        """bool [R]: rows of a shape whose pieces meet where the whole text is cut too."""
         out = np.ones(len(begins), bool)
-        for left, right in zip(shape, shape[1:], strict=False):
+        for before, after in itertools.pairwise(shape):
+            left, right = before.parts[-1], after.parts[0]
             if left.place is None and right.place is None:
                 out &= self._seams.between(left.text, right.text)
             elif left.place is None:
@@ -304,74 +352,79 @@ class Encoder:
                 out[:] = False
         return out
 
-    # ------------------------------------------------------------------------------------------------ segments to ids
+    # -------------------------------------------------------------------------------------------------- pieces to ids
 
-    def _encode(self, turns: Turns, segments: _Segments) -> tuple[np.ndarray, np.ndarray]:
-        """(ids of all segments in order, tokens of each segment)."""
-        used = np.zeros(len(segments.texts), bool)
-        used[segments.source] = True
-        contents = np.flatnonzero(used[: segments.num_contents])
-        slots, (content_ids, content_ends) = self._encode_contents(turns, segments.texts, contents)
-        pieces = [self._scaffold_ids(text.as_py()) for text in segments.texts.slice(segments.num_contents)]
-        ids = np.concatenate([content_ids, *pieces]).astype(np.int32, copy=False)
-        ends = np.concatenate(
-            [content_ends, content_ends[-1] + np.cumsum([len(piece) for piece in pieces], dtype=np.int64)]
+    def _encode(self, laid: _Laid) -> Ids:
+        """(ids of all pieces in order, int64 [P+1])."""
+        guarded = laid.guard >= 0
+        if not guarded.any() and not laid.blind:
+            return self._backend.encode(self._text_of(laid, laid.source, laid.pieces))
+        # Guards stand in front of their pieces' first parts.
+        source = np.insert(laid.source, laid.pieces[:-1][guarded], laid.guard[guarded])
+        ids, ends = self._backend.encode(
+            self._text_of(laid, source, laid.pieces + np.concatenate([[0], np.cumsum(guarded)]))
         )
-        place = np.zeros(len(segments.texts), np.int64)
-        place[contents] = slots
-        place[segments.num_contents :] = len(content_ends) - 1 + np.arange(len(pieces))
-        order = place[segments.source]
-        return gather(ids, ends, order), np.diff(ends)[order]
+        starts, failed = ends[:-1].copy(), []
+        for number in np.unique(laid.guard[guarded]).tolist():
+            places = np.flatnonzero(laid.guard == number)
+            own = self._backend.encode(buffers(laid.texts.slice(number, 1)))[0]
+            is_whole = ends[places + 1] - starts[places] > len(own)
+            for step, id in enumerate(own.tolist()):
+                is_whole[is_whole] &= ids[starts[places[is_whole]] + step] == id
+            starts[places[is_whole]] += len(own)
+            failed += places[~is_whole].tolist()
+        alone = {place: laid.blind[place] for place in laid.blind} | {
+            place: self._piece(laid, place) for place in failed
+        }
+        return self._with_others(ids, starts, ends[1:], alone)
 
-    def _encode_contents(
-        self, turns: Turns, texts: pa.Array, used: np.ndarray
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """(number of the encoded text for each used one, ids). The same system turn over and over is encoded once."""
-        is_system = np.zeros(len(used), bool)
-        of_turns = used < len(turns.roles)
-        is_system[of_turns] = turns.roles[used[of_turns]] == SYSTEM
-        repeated = texts.take(pa.array(used[is_system])).dictionary_encode()
-        others = texts if len(used) == len(texts) and not len(repeated) else texts.take(pa.array(used[~is_system]))
-        slots = np.zeros(len(used), np.int64)
-        slots[~is_system] = np.arange(len(others))
-        slots[is_system] = len(others) + repeated.indices.to_numpy()
-        chosen = pa.concat_arrays([others, repeated.dictionary]) if len(repeated) else others
-        return slots, self._content.encode(buffers(chosen))
+    def _with_others(self, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, alone: dict[int, Piece]) -> Ids:
+        """ids[start:end] of each piece, but those that the tokenizer itself encodes."""
+        places = sorted(alone)
+        own = self.tokenizer._encode_all([alone[place] for place in places])
+        pool = np.concatenate([ids, *(np.array(each, np.int32) for each in own)]).astype(np.int32, copy=False)
+        starts, ends = starts.copy(), ends.copy()
+        own_ends = len(ids) + _ends(np.array(list(map(len, own)), np.int64))
+        starts[places], ends[places] = own_ends[:-1], own_ends[1:]
+        return gather(pool, starts, ends), _ends(ends - starts)
 
-    def _scaffold_ids(self, text: str) -> np.ndarray:
-        if text not in self._scaffold:
-            if len(self._scaffold) > 100_000:
-                self._scaffold.clear()
-            ids = self.tokenizer._scaffold.encode(text, add_special_tokens=False).ids
-            self._scaffold[text] = np.array(ids, np.int32)
-        return self._scaffold[text]
+    def _piece(self, laid: _Laid, place: int) -> Piece:
+        def text(number: int) -> str:
+            return "".join(
+                laid.texts.take(pa.array(laid.source[laid.pieces[number] : laid.pieces[number + 1]])).to_pylist()
+            )
+
+        return Piece(text(place), False, text(place - 1))
+
+    @staticmethod
+    def _text_of(laid: _Laid, source: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        data, offsets = buffers(laid.texts.take(pa.array(source)))
+        return data, offsets[ends]
 
     # ---------------------------------------------------------------------------------------------------- spans, flags
 
-    def _finish(
-        self, turns: Turns, draft: _Draft, segments: _Segments, ids: np.ndarray, lengths: np.ndarray
-    ) -> EncodedBatch:
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        offsets = ends[segments.offsets]
-        spans, span_offsets, weights = learned_spans(segments.offsets, ends, segments.learned, segments.weight)
+    def _finish(self, draft: _Draft, laid: _Laid, ids: np.ndarray, ends: np.ndarray) -> EncodedBatch:
+        offsets = ends[laid.rows]
+        spans, span_offsets, weights = learned_spans(laid.rows, ends, laid.weight > 0, laid.weight)
         flags = np.zeros(len(offsets) - 1, np.uint8)
-        filled = np.diff(segments.offsets) > 0
+        filled = np.diff(laid.rows) > 0
         flags[filled & (np.diff(span_offsets) == 0)] |= NOTHING_LEARNED
-        control = self._rows_with_control(turns, draft.contents.texts) & filled
-        flags[control] |= CONTROL_IN_TEXT
-        doubtful = np.flatnonzero(~segments.clean & ~control & filled)
-        flags[doubtful[self._differs(segments, ids, offsets, doubtful)]] |= JOINED_DIFFERS
+        held = np.array(sorted(draft.held), np.int64)
+        flags[held] |= CONTROL_IN_TEXT
+        doubtful = ~laid.clean & filled
+        doubtful[held] = False
+        rows = np.flatnonzero(doubtful)
+        flags[rows[self._differs(laid, ids, offsets, rows)]] |= JOINED_DIFFERS
         return EncodedBatch(ids, offsets, spans, span_offsets, weights, draft.refused, flags)
 
-    def _differs(self, segments: _Segments, ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """bool [R]: rows whose whole text has other ids than its segments joined."""
-        self.ways["compared whole"] += len(rows)
+    def _differs(self, laid: _Laid, ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """bool [R]: rows whose whole text has other ids than its pieces joined."""
         if not len(rows):
             return np.zeros(0, bool)
-        sizes = np.diff(segments.offsets)[rows]
-        chosen = np.repeat(segments.offsets[rows], sizes) + _arange(sizes)
-        data, ends = buffers(segments.texts.take(pa.array(segments.source[chosen])))
-        whole, whole_offsets = self._whole.encode((data, ends[np.concatenate([[0], np.cumsum(sizes)])]))
+        self.ways["compared whole"] += len(rows)
+        first, last = laid.pieces[laid.rows[rows]], laid.pieces[laid.rows[rows + 1]]
+        source = laid.source[np.repeat(first, last - first) + _arange(last - first)]
+        whole, whole_offsets = self._backend.encode(self._text_of(laid, source, _ends(last - first)))
         lengths = np.diff(offsets)[rows]
         out = np.diff(whole_offsets) != lengths
         same = np.flatnonzero(~out)
@@ -379,29 +432,6 @@ class Encoder:
         theirs = whole[np.repeat(whole_offsets[same], lengths[same]) + _arange(lengths[same])]
         out[np.repeat(same, lengths[same])[ours != theirs]] = True
         return out
-
-    def _rows_with_control(self, turns: Turns, texts: pa.Array) -> np.ndarray:
-        """bool [N]: rows with a control token's text in a content."""
-        hit = np.zeros(len(texts), bool)
-        for stem, pattern in self._control_patterns.items():
-            near = np.flatnonzero(pc.match_substring(texts, stem).to_numpy(zero_copy_only=False) & ~hit)
-            if len(near):
-                found = pc.match_substring_regex(texts.take(pa.array(near)), pattern)
-                hit[near[found.to_numpy(zero_copy_only=False)]] = True
-        rows = np.searchsorted(turns.offsets, np.flatnonzero(hit), "right") - 1
-        out = np.zeros(len(turns.offsets) - 1, bool)
-        out[rows] = True
-        return out
-
-    @cached_property
-    def _control_patterns(self) -> dict[str, str]:
-        """First two characters of control tokens -> a pattern of those that begin so: plain search finds few candidates fast."""
-        added = self.tokenizer.hf.backend_tokenizer.get_added_tokens_decoder().values()
-        by_stem: dict[str, list[str]] = {}
-        for token in added:
-            if token.special and token.content:
-                by_stem.setdefault(token.content[:2], []).append(token.content)
-        return {stem: "|".join(map(_quoted, tokens)) for stem, tokens in by_stem.items()}
 
 
 def learned_spans(
@@ -427,12 +457,17 @@ def learned_spans(
     return spans, np.concatenate([[0], np.cumsum(counts)]), weight[at[starts]].astype(np.float32)
 
 
-def gather(values: np.ndarray, ends: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Pieces of int32 values, cut at `ends` [P+1], in another order: copied piece by piece, not id by id."""
+def gather(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """values[start:end] of each piece, one after the other: copied piece by piece, not id by id. Pieces may not overlap."""
+    order = np.argsort(starts, kind="stable")
+    edges = np.stack([starts[order], np.maximum(starts, ends)[order]], axis=1).reshape(-1)
+    cut = np.concatenate([[0], edges, [len(values)]])
     pieces = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(ends) - 1, [None, pa.py_buffer(ends * 4), pa.py_buffer(np.ascontiguousarray(values))]
+        pa.large_binary(), len(cut) - 1, [None, pa.py_buffer(cut * 4), pa.py_buffer(np.ascontiguousarray(values))]
     )
-    laid = pieces.take(pa.array(order))
+    number = np.empty(len(starts), np.int64)
+    number[order] = 1 + 2 * np.arange(len(starts))
+    laid = pieces.take(pa.array(number))
     _, offsets, data = laid.buffers()
     if data is None or not len(laid):
         return np.zeros(0, np.int32)
@@ -441,19 +476,17 @@ def gather(values: np.ndarray, ends: np.ndarray, order: np.ndarray) -> np.ndarra
 
 
 class _Numbered:
-    """Texts with numbers in order of first use."""
+    """Texts with numbers in order of first use, from `first` on."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
+        self._first = first
         self._numbers: dict[str, int] = {}
 
     def __getitem__(self, text: str) -> int:
-        return self._numbers.setdefault(text, len(self._numbers))
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+        return self._numbers.setdefault(text, self._first + len(self._numbers))
 
     @property
-    def texts(self) -> pa.Array:
+    def array(self) -> pa.Array:
         return pa.array(list(self._numbers), pa.large_utf8())
 
 
@@ -486,6 +519,11 @@ def _learning(extra: dict[str, Any]) -> Any:
     if set(extra) != {"turns"} or any(set(turn) - {"learn", "weight"} for turn in turns.values()):
         return None
     return tuple(sorted((place, *sorted(turn.items())) for place, turn in turns.items()))
+
+
+def _ends(sizes: np.ndarray) -> np.ndarray:
+    """Where each ends, laid one after the other, with a 0 in front."""
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def _arange(sizes: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ class Seams:
 
     def between(self, left: str, right: str) -> bool:
         """Two pieces of scaffold."""
-        if self._may_straddle(left, right):
+        if self.may_straddle(left, right):
             return False
         before, after = self._tail(left), self._head(right)
         return not before or not after or self._parts(before, after)
@@ -41,7 +41,7 @@ class Seams:
         """A piece of scaffold before contents. first: code point of each content's first character, -1 of an empty one."""
         if left not in self._after:
             self._after[left] = self._table(
-                is_ok=not self._may_straddle(left, ""), is_hard=not self._tail(left), edge=left[-1:]
+                is_ok=not self.may_straddle(left, ""), is_hard=not self._tail(left), edge=left[-1:]
             )
         tail = self._tail(left)
         return self._look_up(self._after[left], first, lambda character: self._parts(tail, character))
@@ -50,7 +50,7 @@ class Seams:
         """Contents before a piece of scaffold. last: code point of each content's last character, -1 of an empty one."""
         if right not in self._before:
             self._before[right] = self._table(
-                is_ok=not self._may_straddle("", right), is_hard=not self._head(right), edge=right[:1]
+                is_ok=not self.may_straddle("", right), is_hard=not self._head(right), edge=right[:1]
             )
         head = self._head(right)
         return self._look_up(self._before[right], last, lambda character: self._parts(character, head))
@@ -124,7 +124,7 @@ class Seams:
             if self._is_hard(number) and text[start:end] == self._added[number].content
         ]
 
-    def _may_straddle(self, left: str, right: str) -> bool:
+    def may_straddle(self, left: str, right: str) -> bool:
         """Could an added token begin before the seam and end behind it, where one side is known ("" is any text)."""
         for token in (token.content for token in self._added.values()):
             for cut in range(1, len(token)):
