@@ -247,7 +247,7 @@ def _too_slow(signum: int, frame: Any) -> None:
 
 def run(start: int, cases: int, workers: int) -> dict[str, Any]:
     """Cases start .. start + cases, in slices. Returns the figures."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     figures: dict[str, Any] = {"cases": 0, "failures": [], "slowest_s": 0.0, "peak_rss_mib": 0.0}
     codes: Counter[str] = Counter()
     by_kind: Counter[str] = Counter()

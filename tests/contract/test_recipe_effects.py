@@ -7,9 +7,11 @@ nothing. A key that changes nothing fails, and so does a key without a line.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -124,6 +126,13 @@ def ledger(bench: Bench, overrides: tuple[str, ...]) -> Any:
         names = ("source", "file", "position", "split", "status", "rule", "tokens", "learned", "copies")
         told.append([entry[name] for name in names])
     return told, made["rows"].notes["formats"]
+
+
+def fetched_ledger(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """The same of rows that are fetched first, with a cache of the test's own."""
+    with bench.patch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(bench.folder / "cache"))
+        return ledger(bench, overrides)
 
 
 def cleaned(bench: Bench, overrides: tuple[str, ...]) -> Any:
@@ -683,6 +692,9 @@ EFFECTS: dict[str, Effect] = {
     "data.sources.0.name": Effect(ledger, FIELDS),
     "data.sources.0.format": Effect(ledger, FIELDS),
     "data.sources.0.fields": Effect(ledger, FIELDS),
+    "data.sources.0.at": Effect(ledger, ("data.sources=[{path: two_lists.json}]", *SET_APART)),
+    "data.sources.0.columns": Effect(ledger, FIELDS),
+    "data.sources.0.query": Effect(fetched_ledger, ("data.sources=[{path: 'sqlite:///rows.db'}]", *SET_APART)),
     "compute.type": Effect(workers),
     "compute.workers": Effect(workers, other=7),
     "compute.address": Effect(workers, ("compute=ray",)),
@@ -996,6 +1008,12 @@ def _write_rows(folder: Path) -> None:
         row(113, prompt=" ".join(_words(10).split()[:10])),  # eight of its words are in a training row
     ]
     (folder / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in held_out))
+    (folder / "two_lists.json").write_text(json.dumps({"data": {"rows": rows[:20]}, "more": rows[20:30]}))
+    with contextlib.closing(sqlite3.connect(folder / "rows.db")) as database:
+        database.execute("CREATE TABLE rows (prompt TEXT, completion TEXT)")
+        asked = [(one["prompt"], one["completion"]) for one in rows[:20]]
+        database.executemany("INSERT INTO rows VALUES (?, ?)", asked)
+        database.commit()
     (folder / "other.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in range(200, 220)))
 
 

@@ -290,7 +290,9 @@ def test_check_names_a_recipe_that_cannot_be_read_and_a_model_that_is_not_there(
     (tmp_path / "recipe.yaml").write_text("data: {sources: pairs.jsonl}\nmodel: {base: ./gone}\n")
     found = api.check(tmp_path / "recipe.yaml")
     assert (codes(found), found.exit_status) == ({"MDL-001"}, 66)
-    assert "60 rows read (prompt_completion 60)" in found.facts, "the rows are looked at all the same"
+    assert "60 rows read (prompt_completion 60 by prompt, completion)" in found.facts, (
+        "the rows are looked at all the same"
+    )
 
 
 def test_check_asks_what_the_filters_would_ask(tmp_path: Path) -> None:

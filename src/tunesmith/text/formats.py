@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tunesmith.text import chats, preference
@@ -64,6 +64,7 @@ class _Shape(NamedTuple):
 
 _SHAPES: dict[tuple[str, ...], _Shape] = {}  # (asked, *columns) -> how such rows are read
 MAX_SHAPES = 4096
+MAX_TOLD = 12
 
 
 def recognise(row: Mapping[str, Any]) -> str:
@@ -197,26 +198,45 @@ def _column(row: dict[str, Any], column: str) -> Any:
 
 
 class Evidence:
-    """What was recognised, on how many rows, by which columns; and which columns nothing reads."""
+    """What was recognised, on how many rows, by which columns; and which columns no format reads."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
-    def note(self, form: str, row: Mapping[str, Any]) -> None:
-        self.counts[form, tuple(row)] += 1
-
-    def __iadd__(self, other: Evidence) -> Evidence:
-        self.counts += other.counts
-        return self
+    def note(self, form: str, row: Mapping[str, Any], fields: Mapping[str, str] | None = None) -> None:
+        """row: as it was read. fields: the mapping that was applied; mapped columns count under our names."""
+        if fields:
+            ours = {column: name for name, column in fields.items()}
+            self.counts[form, tuple(ours.get(name, name) for name in row)] += 1
+        else:
+            self.counts[form, tuple(row)] += 1
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """Format -> rows, columns it is read from, other columns, each with the number of rows that have it."""
+        """Format -> {rows, read: {column: rows}, others: {column: rows}}. The others are kept for filters where they hold one value."""
         out: dict[str, dict[str, Any]] = {}
         for (form, columns), rows in self.counts.most_common():
-            told = out.setdefault(form, {"rows": 0, "read": Counter(), "others": Counter()})
+            told = out.setdefault(form, {"rows": 0, "read": {}, "others": {}})
             told["rows"] += rows
             for name in columns:
-                told["read" if name in READS[form] else "others"][name] += rows
-        return {
-            form: {**told, "read": dict(told["read"]), "others": dict(told["others"])} for form, told in out.items()
-        }
+                kind = told["read" if name in READS[form] else "others"]
+                kind[name] = kind.get(name, 0) + rows
+        return out
+
+
+def tell(evidences: Iterable[Mapping[str, Mapping[str, Any]]]) -> tuple[str, str]:
+    """For people, of the evidence of several parts: "alpaca 999 by instruction, input, output; ...", and "id (999), ..."."""
+    rows: Counter[str] = Counter()
+    read: dict[str, Counter[str]] = {}
+    others: Counter[str] = Counter()
+    for evidence in evidences:
+        for form, told in evidence.items():
+            rows[form] += told["rows"]
+            read.setdefault(form, Counter()).update(told["read"])
+            others.update(told["others"])
+    forms = [
+        f"{form} {count:,} by {', '.join(name for name, _ in read[form].most_common())}"
+        for form, count in rows.most_common()
+    ]
+    unread = [f"{name} ({count:,})" for name, count in others.most_common(MAX_TOLD)]
+    more = [f"{len(others) - MAX_TOLD} more"] if len(others) > MAX_TOLD else []
+    return "; ".join(forms), ", ".join(unread + more)

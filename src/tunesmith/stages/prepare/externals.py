@@ -36,7 +36,7 @@ def against(spec: Recipe) -> tuple[str, ...]:
 
 def source_hashes(spec: Recipe) -> list[list[str]]:
     """sha256 of each file of each source. Raises DataError DAT-001 when a source has none."""
-    return [[_hash(path) for path in files_of(source.path)] for source in spec.data.sources]
+    return [[_hash(path) for path in files_of(source.path, source.query)] for source in spec.data.sources]
 
 
 def tokenizer_hash(files: hub.ModelFiles) -> str:

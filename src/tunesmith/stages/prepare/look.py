@@ -16,7 +16,7 @@ from tunesmith.errors import ModelError
 from tunesmith.stages.prepare.columns import propose_fields
 from tunesmith.stages.prepare.reader import Bad, files_of, read_rows
 from tunesmith.text.example import Example
-from tunesmith.text.formats import FormatProblem, to_example
+from tunesmith.text.formats import FormatProblem, learnable, to_columns
 from tunesmith.text.templates import Segment, TemplateError
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
@@ -151,10 +151,11 @@ def _look_at(path: Path, found: Look, lengths: list[int], answers: list[int]) ->
             _note_problem(seen, row.position, row.code, row.what, row.fix)
             continue
         try:
-            example, form = to_example(row.value, "auto", seen.fields)
+            form, *columns = learnable(to_columns(row.value, "auto", seen.fields))
         except FormatProblem as problem:
             _note_problem(seen, row.position, problem.code, problem.what, problem.fix)
             continue
+        example = Example.from_columns(*columns)
         seen.formats[form] += 1
         seen.columns.update(example.meta.keys())
         lengths.append(example.num_characters)

@@ -25,10 +25,10 @@ from tunesmith.errors import TunesmithError
 from tunesmith.recipe import Source
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.layout import KEY, PART, TURN
-from tunesmith.stages.prepare.reader import Bad, Parsed, files_of, parts_of, read_part
+from tunesmith.stages.prepare.reader import Bad, How, Parsed, files_of, parts_of, read_part
 from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.example import Example
-from tunesmith.text.formats import FormatProblem, to_columns
+from tunesmith.text.formats import Evidence, FormatProblem, learnable, to_columns
 from tunesmith.text.keys import content_key, prompt_key
 
 SCHEMA = 1
@@ -48,6 +48,7 @@ class PartTask:
     end: int
     format: str
     fields: dict[str, str]
+    how: How
     folder: str
 
 
@@ -67,8 +68,9 @@ def make_part(task: PartTask) -> dict[str, Any]:
     def write(path: Path) -> dict[str, Any]:
         rows = lines = 0
         formats: Counter[str | None] = Counter()
+        evidence, notes = Evidence(), Counter[str]()
         with pa.OSFile(str(path / "rows.arrow"), "wb") as out, pa.ipc.new_file(out, PART) as writer:
-            for batch in _batches(task):
+            for batch in _batches(task, evidence, notes):
                 formats.update(batch.formats)
                 writer.write_batch(batch.to_arrow(rows, task))
                 rows += len(batch.positions)
@@ -79,6 +81,8 @@ def make_part(task: PartTask) -> dict[str, Any]:
             "bad": bad,
             "lines": lines,
             "formats": dict(formats),
+            "evidence": evidence.to_json(),
+            "notes": dict(notes),
             "source": task.source,
             "file": task.file,
         }
@@ -104,18 +108,19 @@ class _Batch:
         self.extras: list[bytes | None] = []
         self.metas: list[str | None] = []
 
-    def add(self, found: Parsed | Bad, asked: str, fields: dict[str, str]) -> None:
+    def add(self, found: Parsed | Bad, asked: str, fields: dict[str, str], evidence: Evidence) -> None:
         self.positions.append(found.position)
         self.offsets.append(found.offset)
         if type(found) is Bad:
             self._add_bad(_problem(found, found.column, found.offset, found.raw))
             return
         try:
-            form, roles, contents, extra, meta = to_columns(found.value, asked, fields)
+            form, roles, contents, extra, meta = learnable(to_columns(found.value, asked, fields))
         except FormatProblem as problem:
             raw = json.dumps(found.value, ensure_ascii=True, default=str)[:2048]
             self._add_bad(_problem(problem, 0, found.offset, raw))
             return
+        evidence.note(form, found.value, fields)
         self.formats.append(form)
         self.problems.append(None)
         self.keys.append(content_key(roles, contents, extra))
@@ -169,15 +174,24 @@ def try_part(task: PartTask) -> tuple[dict[str, Any], TunesmithError | None]:
 
         def write(path: Path) -> dict[str, Any]:
             parts.write_table(path / "rows.arrow", PART.empty_table())
-            return {"rows": 0, "bad": 0, "lines": 0, "formats": {}, "source": task.source, "file": task.file}
+            return {
+                "rows": 0,
+                "bad": 0,
+                "lines": 0,
+                "formats": {},
+                "evidence": {},
+                "notes": {},
+                "source": task.source,
+                "file": task.file,
+            }
 
         return parts.make(task.folder, task.number, write), error
 
 
-def _batches(task: PartTask) -> Iterator[_Batch]:
+def _batches(task: PartTask, evidence: Evidence, notes: Counter[str]) -> Iterator[_Batch]:
     batch = _Batch()
-    for found in read_part(Path(task.path), task.start, task.end):
-        batch.add(found, task.format, task.fields)
+    for found in read_part(Path(task.path), task.start, task.end, task.how, notes):
+        batch.add(found, task.format, task.fields, evidence)
         if len(batch.positions) >= BATCH_ROWS:
             yield batch
             batch = _Batch()
@@ -228,10 +242,10 @@ def part_tasks(
     tasks: list[PartTask] = []
     files: list[str] = []
     for number, source in enumerate(sources, first_source):
-        for path in files_of(source.path):
+        for path in files_of(source.path, source.query):
             for start, end in parts_of(path, PART_BYTES):
                 part, file = first_part + len(tasks), first_file + len(files)
-                how = source.format, dict(source.fields)
+                how = source.format, dict(source.fields), How(source.at, source.columns)
                 tasks.append(PartTask(part, number, file, str(path), start, end, *how, str(folder)))
             files.append(str(path))
     return tasks, files

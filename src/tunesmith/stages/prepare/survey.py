@@ -6,6 +6,7 @@ rows with the least content hashes, so that the same ones are looked at each tim
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections import Counter
@@ -29,6 +30,7 @@ from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, collect, part_tasks, try_part
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.stages.prepare.tokens import turns_of
+from tunesmith.text.formats import tell
 from tunesmith.text.tokenizers import Tokenizer
 
 SAMPLE, LONGEST = 1000, 50
@@ -49,14 +51,43 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
         formats = Counter[str]()
         for part in rows.parts:
             formats.update(part["formats"])
-        told = ", ".join(f"{name} {count:,}" for name, count in formats.most_common())
-        found.facts.append(f"{rows.num_rows:,} rows read ({told or 'none recognised'})")
+        recognised, unread = tell(part["evidence"] for part in rows.parts)
+        found.facts.append(f"{rows.num_rows:,} rows read ({recognised or 'none recognised'})")
+        if unread:
+            found.facts.append(f"columns that no format reads, filters may: {unread}")
+        found.facts += _notes(rows)
         refusal = bad_rows_error(spec, counts, first, rows.num_rows)
         if refusal is not None:
             found.add(refusal)
         elif counts:
             found.facts.append(f"{counts.total():,} bad rows would be set apart ({_counts(counts)})")
         return _judge(spec, tokenizer, rows, Path(folder), compute, found) if formats else None
+
+
+NOTES = {
+    "byte_order_mark": "a byte order mark was passed over in",
+    "array_in_lines": "one array, not a row a line, stands in",
+    "lines_in_json": "a row a line, not one document, stands in",
+    "separator_semicolon": "cells are separated by semicolons in",
+    "separator_tab": "cells are separated by tabs in",
+    "separator_bar": "cells are separated by bars in",
+    "blank_lines": "blank lines were passed over in",
+}
+
+
+def _notes(rows: Rows) -> list[str]:
+    """What the reader found that is no fault, with the files."""
+    files: dict[str, dict[str, int]] = {}
+    for part in rows.parts:
+        for note, count in part["notes"].items():
+            if note in NOTES:
+                counts = files.setdefault(note, {})
+                counts[rows.file_name(part)] = counts.get(rows.file_name(part), 0) + count
+    return [
+        f"{NOTES[note]} {', '.join(itertools.islice(counts, 5))}"
+        + (f" ({sum(counts.values()):,})" if note == "blank_lines" else "")
+        for note, counts in files.items()
+    ]
 
 
 def _read(spec: Recipe, folder: Path, compute: Compute, found: Findings) -> Rows:
