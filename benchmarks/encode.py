@@ -43,9 +43,17 @@ def main() -> None:
     for name in asked.tokenizers:
         for threads in asked.threads:
             command = [sys.executable, __file__, "--one", name, str(threads), "--rows", str(asked.rows)]
-            limits = {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
+            limits = {
+                "RAYON_NUM_THREADS": str(threads),
+                "OMP_NUM_THREADS": str(threads),
+                "TOKENIZERS_PARALLELISM": "true",
+            }
             done = subprocess.run(
-                [*command, "--repeats", str(asked.repeats)], env=os.environ | limits, capture_output=True, text=True, check=False
+                [*command, "--repeats", str(asked.repeats)],
+                env=os.environ | limits,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             told = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
             if not told:
@@ -112,9 +120,15 @@ def measure(name: str, threads: int, rows: int, repeats: int) -> dict[str, Any]:
     plain._content, plain.proof, plain._sample = fast.Plain(tokenizer._content), fast.Proof(False, "asked for"), []
     plain_figures = both(plain, min(PLAIN_ROWS, rows))
     few = [text for text in contents[: offsets[min(PLAIN_ROWS, rows)]]]
-    threaded = [timed(lambda: tokenizer._content.encode_batch_fast(few, add_special_tokens=False)) for _ in range(repeats)]
+    threaded = [
+        timed(lambda: tokenizer._content.encode_batch_fast(few, add_special_tokens=False)) for _ in range(repeats)
+    ]
     plain_figures["encode_batch_fast_rows_per_s"] = round(min(PLAIN_ROWS, rows) / statistics.median(threaded))
-    return {"megabytes": round(sum(len(t.encode()) for t in contents) / 1e6, 1), "fast": fast_figures, "plain": plain_figures}
+    return {
+        "megabytes": round(sum(len(t.encode()) for t in contents) / 1e6, 1),
+        "fast": fast_figures,
+        "plain": plain_figures,
+    }
 
 
 def make_chats(folder: Path, rows: int) -> tuple[list[int], list[int], list[str]]:

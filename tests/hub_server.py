@@ -114,6 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {split.path}")
         if parts[:2] == ["api", "models"] and len(parts) >= 4:
             self._api("/".join(parts[2:4]), parts[4:], "blobs" in parse_qs(split.query))
+        elif parts[:2] == ["api", "datasets"] and len(parts) >= 4:  # published as "datasets/owner/name"
+            self._api("/".join(parts[1:4]), parts[4:], "blobs" in parse_qs(split.query))
+        elif len(parts) >= 6 and parts[0] == "datasets" and parts[3] == "resolve":
+            self._file("/".join(parts[:3]), parts[4], "/".join(parts[5:]))
         elif len(parts) >= 5 and parts[2] == "resolve":
             self._file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         else:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tunesmith.stages.prepare.layout import PART
 from tunesmith.stages.prepare.reader import Parsed, read_rows
-from tunesmith.text.example import ROLES
+from tunesmith.text.example import ROLES, TEXT
 from tunesmith.text.formats import FormatProblem, to_example
 
 
@@ -36,7 +36,7 @@ def row(
     named = [
         (("user", "assistant")[place % 2], turn) if isinstance(turn, str) else turn for place, turn in enumerate(turns)
     ]
-    roles = [4 if role == "text" else ROLES.index(role) for role, _ in named]
+    roles = [TEXT if role == "text" else ROLES.index(role) for role, _ in named]
     contents = [content for _, content in named]
     key, prompt_key = keys_of(roles, contents, extra)
     return {
@@ -58,7 +58,7 @@ def row(
 
 def part_of(rows: Sequence[dict[str, Any]], first: int = 0) -> pa.Table:
     """layout.PART; rows are numbered from `first` on."""
-    numbered = [{**plain, "row": first + place, "position": place + 1} for place, plain in enumerate(rows)]
+    numbered = [{**plain, "row": first + place, "position": first + place + 1} for place, plain in enumerate(rows)]
     return pa.Table.from_pylist(numbered, PART)
 
 
@@ -73,9 +73,9 @@ def part_of_files(paths: Iterable[Path], fields: dict[str, str] | None = None) -
                 example, _ = to_example(found.value, "auto", fields or {})
             except FormatProblem:
                 continue
-            meta = {key: value for key, value in example.meta.items() if isinstance(value, (int, float, str, bool))}
-            turns = (
-                [(m.role, m.content) for m in example.messages] if example.text is None else [("text", example.text)]
-            )
-            rows.append(row(*turns, meta=meta))
+            roles, contents, extra, meta = example.to_columns()
+            turns = [
+                ("text" if role == TEXT else ROLES[role], text) for role, text in zip(roles, contents, strict=True)
+            ]
+            rows.append(row(*turns, meta=meta, extra=extra))
     return part_of(rows)

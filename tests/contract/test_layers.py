@@ -37,6 +37,7 @@ DOORS = {
     "deepspeed": ("stages/train/engines/deepspeed.py",),
     "daft": ("stages/prepare/frames.py",),
     "huggingface_hub": ("hub/download.py",),
+    "py3langid": ("stages/prepare/cleaning/language.py",),
     "bitsandbytes": ("modeling/patches.py", "modeling/quantise.py", "stages/train/optimizer.py"),
     "peft": ("modeling/adapters.py", "modeling/forward.py"),
     "optuna": ("tuning/study.py",),

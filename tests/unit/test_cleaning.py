@@ -15,7 +15,7 @@ from tunesmith.errors import DataError, QuestionError, RecipeError
 from tunesmith.recipe import Recipe, parse_recipe
 from tunesmith.stages.prepare.cleaning import checksums
 from tunesmith.stages.prepare.cleaning.columns import kinds_of, merge_kinds
-from tunesmith.stages.prepare.cleaning.facts import merge_facts
+from tunesmith.stages.prepare.cleaning.facts import merge_facts, redactions
 from tunesmith.stages.prepare.cleaning.judge import Judged, check_cleaning, judge
 from tunesmith.stages.prepare.cleaning.question import ask
 from tunesmith.stages.prepare.cleaning.repetition import repetition_of
@@ -158,7 +158,7 @@ def test_an_expression_means_the_same_in_a_part_without_its_column() -> None:
         part_of([row("a", "b")]),
     ]
     kinds = merge_kinds(map(kinds_of, parts))
-    assert kinds == {"rank": "number"}
+    assert kinds == merge_kinds(map(kinds_of, reversed(parts))) == {"rank": "number"}
     spec = recipe(NO_LENGTH, "data.filters.where=[rank > 1]")
     check_cleaning(spec, kinds)
     assert [gone(judge(part, spec, keys_of, kinds=kinds)) for part in parts] == [{0: "where.1"}, {}, {0: "where.1"}]
@@ -406,9 +406,29 @@ def test_private_keys_and_web_tokens() -> None:
     assert found.measured["secrets"].to_pylist() == [1, 1, 0]
 
 
+def test_of_two_finds_in_one_place_the_surer_one_stays() -> None:
+    found = judged(
+        [row("?", SECRETS["password in a URL"])],
+        "data.filters.secrets.api_keys=redact",
+        "data.filters.pii.email=redact",
+    )
+    assert answers(found) == ["postgres://admin:[API_KEY]@db.acme.io"]
+    assert details(found) == ["api_keys: password in a URL"]
+
+
+@pytest.mark.parametrize(
+    "piece", ["-----BEGIN PRIVATE " + "KEY-----\n", "eyJaaaaaaaaa-", "a@", "1 ", "+49 (", "aaaa:", "<think>  "]
+)
+def test_no_text_makes_the_search_take_squared_time(piece: str) -> None:
+    """Of a square of 300,000 characters this test would not come back."""
+    text = f"{TOKEN} a@acme.io {piece * (300_000 // len(piece))}!"
+    pii = "data.filters.pii={email: flag, phone: flag, iban: flag, card: flag, ip: flag, national_id: flag}"
+    assert "tokens: JSON web token" in details(judged([row("?", text)], pii, "data.filters.residue={}"))
+
+
 def test_what_only_looks_like_a_secret_is_none() -> None:
     harmless = ["sk-learn and sk-proj-x", "AKIA is a prefix", "https://user:password@host", "git@github.com:acme/tool.git",
-                "-----BEGIN PUBLIC KEY-----", "hf_hub_download", "xAKIA" + "Q2WERTY7UIOPASD3" + "x"]  # fmt: skip
+                "-----BEGIN PUBLIC KEY-----", "hf_hub_download", "xAKIA" + "Q2WERTY7UIOPASD3", "AKIA" + "Q2WERTY7UIOPASD3" + "Z"]  # fmt: skip
     assert details(judged([row("?", text) for text in harmless])) == []
 
 
@@ -468,21 +488,64 @@ def test_a_wrong_digit_is_noticed_by_every_checksum() -> None:
 
 
 def test_extras_are_looked_into_and_rewritten() -> None:
-    extra = {
-        "tool_calls": [{"function": {"name": "mail", "arguments": '{"to": "anna.lee@acme.io"}'}}],
-        "answers": [{"role": "chosen", "messages": [{"role": "assistant", "content": "Ask bob@acme.io."}]}],
+    call = {
+        "type": "function",
+        "function": {"name": "mail", "arguments": {"to": "anna.lee@acme.io", "name": "bob@acme.io"}},
     }
-    rows = [row("Hello", "there"), row("Mail anna.lee@acme.io", extra=extra), row("Hello", "again")]
+    extra = {
+        "turns": {"1": {"reasoning": "She is bob@acme.io.", "tool_calls": [call]}},
+        "tools": [{"type": "function", "function": {"name": "mail", "description": "as bob@acme.io"}}],
+        "answers": [{"role": "rejected", "messages": [{"role": "assistant", "content": "Ask bob@acme.io."}]}],
+    }
+    rows = [row("Hello", "there"), row("Mail anna.lee@acme.io", "", extra=extra), row("Hello", "again")]
     found = judged(rows, "data.filters.pii.email=redact")
     plain = found.part.to_pylist()
-    assert plain[1]["turns"][0]["content"] == "Mail [EMAIL]"
+    assert [turn["content"] for turn in plain[1]["turns"]] == ["Mail [EMAIL]", ""]
     clean = json.loads(plain[1]["extra"])
-    assert clean["tool_calls"][0]["function"] == {"name": "mail", "arguments": '{"to": "[EMAIL]"}'}
+    assert clean["turns"]["1"]["reasoning"] == "She is [EMAIL]."
+    made = clean["turns"]["1"]["tool_calls"][0]["function"]
+    assert made == {"name": "mail", "arguments": {"to": "[EMAIL]", "name": "[EMAIL]"}}
+    assert clean["tools"][0]["function"]["description"] == "as [EMAIL]"
     assert clean["answers"][0]["messages"][0]["content"] == "Ask [EMAIL]."
-    assert plain[1]["key"] == keys_of([1], ["Mail [EMAIL]"], clean)[0]
+    assert plain[1]["key"] == keys_of([1, 2], ["Mail [EMAIL]", ""], clean)[0]
     assert [plain[0], plain[2]] == [part_of(rows).to_pylist()[n] for n in (0, 2)]
     assert found.part.schema.equals(PART)
-    assert found.flags["count"].to_pylist() == [3]
+    assert found.flags["count"].to_pylist() == [6]
+
+
+def test_the_ledger_can_say_what_was_redacted() -> None:
+    rows = [row("Hello", "there"), row("a@acme.io b@acme.io", "8.8.8.8\x07"), row("a@acme.io", "again")]
+    found = judged(rows, "data.filters.pii={email: redact, ip: flag}", "data.filters.control_characters=remove")
+    assert redactions(found.flags) == {1: "control_characters, email x 2", 2: "email"}
+
+
+EVERYTHING = (
+    "data.filters.where=[characters > 0]", "data.filters.residue={}", "data.filters.refusals={}", "data.filters.repetition={}",
+    "data.filters.pii={email: redact, card: drop}", "data.filters.control_characters=remove", "data.quality=heuristics",
+)  # fmt: skip
+
+
+def test_empty_parts_bad_rows_and_slices_of_a_part_are_judged_alike() -> None:
+    spec = recipe(*EVERYTHING)
+    bad = {**row(problem={"code": "DAT-010"}), "turns": None, "characters": 0, "key": None}
+    rows = [
+        bad,
+        row("Mail to anna@acme.io", "A\x07 B"),
+        row(("text", "=" * 300)),
+        bad,
+        row("Hello?", ANSWER),
+        row("no answer"),
+    ]
+    whole = judge(part_of(rows), spec, keys_of)
+    for start, length in ((0, 0), (0, 1), (1, 3), (3, 1), (2, 4)):
+        for part in (part_of(rows).slice(start, length), part_of(rows[start : start + length], first=start)):
+            found = judge(part, spec, keys_of)
+            assert found.measured.schema.equals(whole.measured.schema)
+            assert str(found.measured.to_pylist()) == str(whole.measured.slice(start, length).to_pylist())
+            assert found.part.to_pylist() == whole.part.slice(start, length).to_pylist()
+            inside = [verdict for verdict in whole.verdicts.to_pylist() if start <= verdict["row"] < start + length]
+            assert found.verdicts.to_pylist() == inside
+    assert gone(whole) == {1: "too_short", 2: "longest_run", 5: "too_short"}
 
 
 # --------------------------------------------------------------------------------------------------- real rows
@@ -528,6 +591,7 @@ def test_a_damaged_answer_scores_lower_than_the_real_one(test_data: Path) -> Non
     for damage in (
         lambda text: text[: len(text) // 2].rstrip(" .!?"),  # cut off
         lambda text: text[:40] + " and so on and on" * 20,  # a loop
+        lambda text: text[:40] + " It is indeed so, and so it will be." * 20,
         lambda text: "As an AI language model, I think: " + text,
         lambda text: re.sub(r"[a-z]", "#", text),
     ):

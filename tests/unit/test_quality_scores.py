@@ -15,9 +15,8 @@ from row_parts import part_of, row
 from tunesmith import hub
 from tunesmith.recipe import Recipe, parse_recipe
 from tunesmith.stages.prepare.cleaning import model_scores
-from tunesmith.stages.prepare.cleaning.facts import histogram
 from tunesmith.stages.prepare.cleaning.model_scores import score_rows
-from tunesmith.stages.prepare.cleaning.scores import best_of, judge_scores, what_thresholds_keep
+from tunesmith.stages.prepare.cleaning.scores import best_of, judge_scores, score_facts, what_thresholds_keep
 from tunesmith.text.tokenizers import load_tokenizer
 
 
@@ -57,7 +56,10 @@ def test_the_table_of_thresholds_says_what_each_would_keep() -> None:
     low = what_thresholds_keep(np.array([1.0, 1.0, 2.0, 9.0]), "low")["thresholds"]
     assert low[4] == {"share": 0.5, "threshold": 1.0, "rows": 2}
     assert json.dumps(what_thresholds_keep(np.zeros(0), "high"))
-    counts = histogram("perplexity", np.array([1.0, 2.5, 1e9, math.nan]))
+    spec = parse_recipe("name: x\ndata: {sources: a.jsonl, quality: perplexity}\n")
+    facts = score_facts(np.array([1.0, 2.5, 1e9, math.nan]), spec.data.quality)
+    assert (facts["type"], facts["best"], facts["missing"]) == ("perplexity", "low", 1)
+    counts = facts["histogram"]
     assert (sum(counts["counts"]), counts["counts"][-1], counts["missing"]) == (3, 1, 1)
 
 

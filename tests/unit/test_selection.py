@@ -259,7 +259,7 @@ def test_a_check_that_nobody_wrote_asks_before_it_takes_much() -> None:
         assert (found is not None) == asks
     asked = question(recipe(), choose(rows, recipe()))
     assert asked is not None
-    assert asked.code == "DAT-037"
+    assert asked.code == "DAT-064"
     assert "10 training rows (100.0%)" in str(asked)
     assert "data.leaks.near=null" in str(asked)
     few = [*rows, *(chat(text(seed, 40), "yes") for seed in range(100, 400))]

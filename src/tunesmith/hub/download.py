@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import FileError, ModelError, TunesmithError
+from tunesmith.errors import DataError, FileError, ModelError, TunesmithError
 from tunesmith.units import format_bytes
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -117,6 +117,26 @@ def listing(base: str, commit: str) -> dict[str, int] | None:
             return None
         _listings[base, commit] = {file.rfilename: file.size or 0 for file in told.siblings or []}
     return _listings[base, commit]
+
+
+def fetch_rows(name: str, revision: str | None, patterns: list[str]) -> Path:
+    """The snapshot's folder of a data set with the files that match. Raises DataError DAT-038."""
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns, tqdm_class=_bar(0))
+        )
+    except TunesmithError:  # of a listener
+        raise
+    except Exception as error:  # as for models: every one is an answer about this data set
+        raise DataError(
+            "DAT-038",
+            f"hf://datasets/{name}{f'@{revision}' if revision else ''} cannot be fetched: {_reason(error)}",
+            where="data.sources",
+            expected="a data set that may be read, and a network",
+            fix="check the name; for a private or gated one set HF_TOKEN; offline (HF_HUB_OFFLINE=1) only what was fetched before",
+        ) from error
 
 
 def _fetch(base: str, commit: str, patterns: list[str], total: int) -> Path:

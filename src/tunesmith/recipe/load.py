@@ -629,8 +629,11 @@ def _unknown_training_metrics(train: Train) -> Iterable[Problem]:
 def _absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Relative files become absolute, seen from the recipe's folder; hub names and builtin: stay as they are."""
     for source in content["data"]["sources"]:
-        if "://" not in source["path"]:
-            source["path"] = str(folder / source["path"])
+        path = source["path"]
+        if path.startswith("sqlite:///") and not path.startswith("sqlite:////"):
+            source["path"] = f"sqlite:///{folder / path.removeprefix('sqlite:///')}"
+        elif "://" not in path and path != "-":
+            source["path"] = str(folder / path)
     watched = content["data"]["leaks"]
     if "against" in watched:
         watched["against"] = [path if "://" in path else str(folder / path) for path in watched["against"]]

@@ -130,10 +130,17 @@ Adapter = Annotated[Lora | Full, Field(discriminator="type")]
 # ----------------------------------------------------------------------------------------------------------- data
 
 
+# What a row's columns may be called for us.
+FieldName = Literal[
+    "instruction", "input", "output", "prompt", "completion", "system", "history", "messages", "conversations", "text",
+    "tools", "chosen", "rejected", "label", "answers", "scores",
+]  # fmt: skip
+
+
 class Source(Section):
     path: str = key(
-        doc="A file, a folder or a glob: .jsonl .json .csv .tsv .txt .parquet",
-        owner="stages.prepare.reader",
+        doc="A file, a folder or a glob of .jsonl .json .csv .tsv .txt .parquet .arrow (also .gz .zst .bz2); - reads standard input; hf://datasets/owner/name, s3://, gs://, https:// and the URL of a database are fetched.",
+        owner="stages.prepare.files",
         other="other.jsonl",
     )
     split: Literal["auto", "train", "validation", "test"] = key(
@@ -145,12 +152,15 @@ class Source(Section):
         owner="stages.prepare.select",
         other="holdout",
     )
-    format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text"] = key(
-        "auto", "Row format; auto recognises it from the keys of each row.", owner="text.formats", other="text"
+    format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text", "chosen"] = key(
+        "auto",
+        "Row format; auto recognises it from the keys of each row. chosen: of preference pairs the chosen answers, of ranked ones the best scored.",
+        owner="text.formats",
+        other="text",
     )
-    fields: dict[str, str] = key(
+    fields: dict[FieldName, str] = key(
         dict,
-        "Field mapping where the names are your own: {instruction|input|output|prompt|completion|messages|conversations|text: your column}.",
+        "Field mapping where the names are your own: {prompt: your column, completion: your column}; a path leads inwards (answers.0.text).",
         owner="text.formats",
         other={"prompt": "question", "completion": "answer"},
     )
@@ -176,6 +186,24 @@ class Source(Section):
         owner="stages.prepare.mixture",
         other=3.0,
         gt=0,
+    )
+    at: str | None = key(
+        None,
+        "Path to the list of rows in a JSON document, keys with dots between; needed where it holds several lists of objects.",
+        owner="stages.prepare.documents",
+        other="data.rows",
+    )
+    columns: tuple[str, ...] = key(
+        (),
+        "Columns to read, all where empty: leaves out what is not wanted, such as images beside a text.",
+        owner="stages.prepare.reader",
+        other=("prompt", "completion"),
+    )
+    query: str | None = key(
+        None,
+        "SQL whose result are the rows; for a path that is the URL of a database (sqlite:///rows.db).",
+        owner="stages.prepare.fetch",
+        other="SELECT prompt, completion FROM rows",
     )
 
 
@@ -664,10 +692,10 @@ class Data(Section):
         other=64,
         ge=8,
     )
-    too_long: Literal["drop", "truncate"] = key(
+    too_long: Literal["drop", "truncate", "split"] = key(
         "drop",
-        "drop: leave over-long rows out, counted; truncate: cut the end, counted.",
-        owner="stages.prepare.select",
+        "drop: leave over-long rows out; truncate: cut the end; split: between exchanges, texts into windows; all counted.",
+        owner="stages.prepare.by_tokens",
         other="truncate",
     )
     learn: Literal["all", "last"] = key(

@@ -88,7 +88,7 @@ class Fast:
 def best_encoder(reference: Reference, sample: Sequence[str] = ()) -> tuple[BatchEncoder, Proof]:
     """The fastest exact encoder for a tokenizer. sample: texts of the user's, compared besides the hard ones."""
     plain = Plain(reference)
-    if importlib.util.find_spec("gigatoken") is None:
+    if not _is_installed():
         return plain, Proof(False, "gigatoken is not installed")
     try:
         fast = Fast(reference)
@@ -120,6 +120,10 @@ def join(texts: Sequence[str]) -> Texts:
     raw = [text.encode() for text in texts]
     offsets = np.concatenate([[0], np.cumsum(list(map(len, raw)), dtype=np.int64)]).astype(np.int64)
     return np.frombuffer(b"".join(raw), np.uint8), offsets
+
+
+def _is_installed() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("gigatoken", "awkward"))
 
 
 def _first_line(error: BaseException) -> str:

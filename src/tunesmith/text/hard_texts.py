@@ -64,7 +64,7 @@ CODE = (
     "for(int i=0;i<n;++i){a[i]+=b[i]<<2;}//x\n/* y */ #include <stdio.h>\n",
     "SELECT * FROM t WHERE a='it''s' AND b<>\"c\";--",
     '{"key": [1, 2.0, null], "nested": {"a\\"b": "\\u00e9"}}',
-    "<div class=\"a b\">&nbsp;<br/></div><!-- --> <s> </s> <unk> <pad> <0x0A> [INST] [/INST] <<SYS>> ▁ ▁▁x Ġx Ċ",
+    '<div class="a b">&nbsp;<br/></div><!-- --> <s> </s> <unk> <pad> <0x0A> [INST] [/INST] <<SYS>> ▁ ▁▁x Ġx Ċ',
     "$\\frac{a}{b}$ \\begin{align*} x &= y \\\\ \\end{align*}",
     "https://example.org/a/b?c=d&e=%20f#g user.name+tag@mail.example.org C:\\dir\\file.txt ../x/~y",
     "!!!??? ... ,,, ;;; ''' \"\"\" ``` ### *** ___ --- === ~~~ ||| @@@ ^^^ ((( ))) [[[ ]]] {{{ }}} <<< >>>",

@@ -9,7 +9,7 @@ from tunesmith.runs.events import Event
 from tunesmith.units import format_bytes, format_count, format_seconds
 
 UNUSUAL = "plan/unusual"
-NOTES = ("train/note",)
+NOTES = ("prepare/note", "train/note")
 SHOWN = {
     "prepare/rows_read": "rows read",
     "prepare/rows_judged": "rows judged",

@@ -16,16 +16,26 @@ MAX_BATCH_BYTES = 1024**3
 
 def read_arrow(path: Path) -> Iterator[dict[str, Any]]:
     """Rows as dicts, in order; each batch is checked before it is believed. Raises DataError DAT-037 naming the batch."""
-    number = -1
+    done = 0
     try:
         with pa.memory_map(str(path)) as file:
-            for number, batch in enumerate(_batches(file)):
+            for batch in _batches(file):
                 batch.validate(full=True)
                 if batch.nbytes > MAX_BATCH_BYTES:
                     raise pa.ArrowInvalid(f"{batch.nbytes:,} bytes in one batch")
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, MemoryError, NotImplementedError, IndexError) as error:
-        place = f" behind batch {number}" if number >= 0 else ""
+                done += 1
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        NotImplementedError,
+        IndexError,
+    ) as error:
+        place = f" behind batch {done}" if done else ""
         raise DataError(
             "DAT-037",
             f"{shown(path.name)} cannot be read as Arrow{place}: {(str(error) or type(error).__name__).splitlines()[0][:200]}",

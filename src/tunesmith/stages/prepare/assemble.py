@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ import pyarrow.parquet as pq
 from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import SPLITS, DatasetWriter
-from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED, STATUSES, USED, Accounts
-from tunesmith.stages.prepare.decide import Selection
+from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED, STATUSES, USED
+from tunesmith.stages.prepare.by_tokens import Pieces, Sizes, judge_tokens, over_limit, with_pieces
+from tunesmith.stages.prepare.decide import Selection, place_in
+from tunesmith.stages.prepare.encoder import Encoder
 from tunesmith.stages.prepare.rows import Rows
 from tunesmith.stages.prepare.tokens import PartTokens, Tokens
 from tunesmith.text.tokenizers import Tokenizer
@@ -25,113 +26,65 @@ from tunesmith.text.tokenizers import Tokenizer
 SAMPLES = 3
 
 
-@dataclass
-class Sizes:
-    """Tokens and learned tokens of each row, int32 [N]; -1 of rows without ids. learned_lost: tokens cut off that were learned."""
-
-    tokens: np.ndarray
-    learned: np.ndarray
-    learned_lost: int = 0
-    samples: list[dict[str, Any]] = field(default_factory=list)
-
-
 def assemble(
-    spec: Recipe, rows: Rows, tokens: Tokens, selection: Selection, tokenizer: Tokenizer, folder: Path
+    spec: Recipe, rows: Rows, tokens: Tokens, selection: Selection, encoder: Encoder, folder: Path
 ) -> dict[str, Any]:
     """Fills `folder` with the Dataset; returns its statistics. Raises DataError DAT-033 where no row is left to train on."""
-    sizes = Sizes(np.full(rows.num_rows, NONE, np.int32), np.full(rows.num_rows, NONE, np.int32))
-    for number, facts in enumerate(rows.parts):
-        _judge_tokens(spec, tokens.part(number), facts["base"], selection.accounts, sizes)
+    sizes = Sizes.of(rows.num_rows)
+    judged = [
+        judge_tokens(spec, rows, number, tokens.part(number), selection, encoder, sizes)
+        for number in range(len(rows.parts))
+    ]
     refuse_nothing_left(selection)
     writer = DatasetWriter(folder)
-    for number, facts in enumerate(rows.parts):
+    samples: list[dict[str, Any]] = []
+    for number, pieces in enumerate(judged):
         part = tokens.part(number)
-        _gather(spec, part, facts["base"], selection, writer)
-        if len(sizes.samples) < SAMPLES:
-            _take_samples(rows, number, part, selection, tokenizer, sizes)
-    statistics = statistics_of(rows, selection, sizes)
+        _gather(spec, part, pieces, rows.parts[number]["base"], selection, writer)
+        samples += _samples(rows, number, part, selection, encoder.tokenizer, SAMPLES - len(samples))
+    statistics = statistics_of(spec, rows, selection, sizes)
     writer.close(
-        items=_items(rows, selection, tokenizer),
-        samples=sizes.samples,
+        items=_items(rows, selection, encoder.tokenizer),
+        samples=samples,
         statistics=statistics,
     )
     write_ledger(folder / "ledger.parquet", rows, selection, sizes)
     return statistics
 
 
-# ----------------------------------------------------------------------------------------------- verdicts by tokens
-
-
-def _judge_tokens(spec: Recipe, part: PartTokens, base: int, accounts: Accounts, sizes: Sizes) -> None:
-    """What only the ids can tell: refused by the template, too long, nothing to learn."""
-    limit = spec.data.max_tokens
-    count = len(part.flags)
-    here = slice(base, base + count)
-    lengths = part.lengths
-    has_ids = lengths > 0
-    learned = learned_tokens(part)
-    kept = learned_tokens(part, limit)
-    left = accounts.status[here] == USED
-    for place, words in part.refused.items():
-        if left[place]:
-            row = base + place
-            accounts.status[row], accounts.rule[row] = QUARANTINED, accounts.rule_number("template")
-            accounts.details[row] = words
-    left = accounts.status[here] == USED
-    long = left & (lengths > limit)
-    empty = left & (kept == 0)
-    gone = empty
-    if spec.data.too_long == "drop":
-        _drop(accounts, base, np.flatnonzero(long), "too_long", lengths, limit)
-        gone = empty & ~long
-    _drop(accounts, base, np.flatnonzero(gone), "nothing_to_learn", lengths, limit)
-    cut = np.flatnonzero((accounts.status[here] == USED) & long)
-    if len(cut):
-        accounts.note(base + cut, "truncated", lengths[cut], limit)
-        sizes.learned_lost += int((learned - kept)[cut].sum())
-        learned[cut] = kept[cut]
-    sizes.tokens[here] = np.where(has_ids, lengths, NONE)
-    sizes.learned[here] = np.where(has_ids, learned, NONE)
-
-
-def _drop(accounts: Accounts, base: int, places: np.ndarray, rule: str, values: np.ndarray, threshold: int) -> None:
-    if len(places):
-        accounts.status[base + places] = DROPPED
-        accounts.note(base + places, rule, values[places], threshold)
-
-
-def learned_tokens(part: PartTokens, limit: int | None = None) -> np.ndarray:
-    """Tokens of each row that are predicted and learned, of its first `limit` ones: int64 [N].
-
-    The first token of a row is predicted by nothing.
-    """
-    starts, ends = np.maximum(part.spans[:, 0], 1), part.spans[:, 1]
-    if limit is not None:
-        ends = np.minimum(ends, limit)
-    before = np.concatenate([[0], np.cumsum(np.maximum(ends - starts, 0), dtype=np.int64)])[part.span_offsets]
-    return np.diff(before)
-
-
 # ------------------------------------------------------------------------------------------------------- gathering
 
 
-def _gather(spec: Recipe, part: PartTokens, base: int, selection: Selection, writer: DatasetWriter) -> None:
-    """The used rows of a part go to the writer, cut to the limit, as often as they are to come."""
-    here = slice(base, base + len(part.flags))
+def _gather(
+    spec: Recipe, part: PartTokens, pieces: Pieces, base: int, selection: Selection, writer: DatasetWriter
+) -> None:
+    """The used rows of a part go to the writer, cut to the limit or in their pieces, as often as they are to come."""
+    num_rows = len(part.flags)
+    here = slice(base, base + num_rows)
     used = np.flatnonzero(selection.accounts.status[here] == USED)
-    used = np.repeat(used, selection.copies[here][used])
-    if not len(used):
+    # Sequences of the part: its rows as they are, and behind them the pieces of those that were split.
+    sequences, places = used, used
+    if pieces:
+        part, owners = with_pieces(part, pieces)
+        whole = used[~np.isin(used, owners)]
+        sequences = np.concatenate([whole, num_rows + np.arange(len(owners))])
+        places = np.concatenate([whole, owners])
+        order = np.argsort(places, kind="stable")
+        sequences, places = sequences[order], places[order]
+    copies = selection.copies[here][places]
+    sequences, places = np.repeat(sequences, copies), np.repeat(places, copies)
+    if not len(sequences):
         return
-    lengths = np.minimum(part.lengths[used], spec.data.max_tokens)
-    ids = part.ids[_ranges(part.offsets[used], lengths)]
-    num_spans = np.diff(part.span_offsets)[used]
-    chosen = _ranges(part.span_offsets[used], num_spans)
+    lengths = np.minimum(part.lengths[sequences], spec.data.max_tokens)
+    ids = part.ids[_ranges(part.offsets[sequences], lengths)]
+    num_spans = np.diff(part.span_offsets)[sequences]
+    chosen = _ranges(part.span_offsets[sequences], num_spans)
     spans, weights = part.spans[chosen], part.weights[chosen]
     ends = np.repeat(lengths, num_spans)
     inside = spans[:, 0] < ends
     spans = np.minimum(spans[inside], ends[inside, None]).astype(np.int32)
-    num_spans = np.bincount(np.repeat(np.arange(len(used)), num_spans)[inside], minlength=len(used))
-    writer.add_many(ids, lengths, spans, num_spans, weights[inside], base + used, selection.splits[here][used])
+    num_spans = np.bincount(np.repeat(np.arange(len(sequences)), num_spans)[inside], minlength=len(sequences))
+    writer.add_many(ids, lengths, spans, num_spans, weights[inside], base + places, selection.splits[here][places])
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -184,15 +137,16 @@ def _items(rows: Rows, selection: Selection, tokenizer: Tokenizer) -> Iterator[d
         }
 
 
-def _take_samples(
-    rows: Rows, number: int, part: PartTokens, selection: Selection, tokenizer: Tokenizer, sizes: Sizes
-) -> None:
-    """The first training rows as the model sees them: decoded pieces, learned or not."""
+def _samples(
+    rows: Rows, number: int, part: PartTokens, selection: Selection, tokenizer: Tokenizer, count: int
+) -> list[dict[str, Any]]:
+    """The first training rows of a part as the model sees them: decoded pieces, learned or not."""
     facts = rows.parts[number]
     here = slice(facts["base"], facts["base"] + len(part.flags))
     used = np.flatnonzero((selection.accounts.status[here] == USED) & (selection.splits[here] == 0))
     positions = rows.part(number, ("position",))["position"]
-    for place in used[: SAMPLES - len(sizes.samples)].tolist():
+    out = []
+    for place in used[:count].tolist():
         ids = part.ids[part.offsets[place] : part.offsets[place + 1]]
         spans = part.spans[part.span_offsets[place] : part.span_offsets[place + 1]]
         pieces, done = [], 0
@@ -205,13 +159,14 @@ def _take_samples(
             if len(piece)
         ]
         where = f"{rows.file_name(facts)}:{positions[place].as_py()}"
-        sizes.samples.append({"row": facts["base"] + place, "place": where, "pieces": decoded})
+        out.append({"row": facts["base"] + place, "place": where, "pieces": decoded})
+    return out
 
 
 # ---------------------------------------------------------------------------------------------------- the accounting
 
 
-def statistics_of(rows: Rows, selection: Selection, sizes: Sizes) -> dict[str, Any]:
+def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) -> dict[str, Any]:
     """Counts, lengths and the funnel of a Dataset, as statistics.json has them."""
     accounts, total = selection.accounts, rows.num_rows
     used = accounts.left
@@ -234,7 +189,8 @@ def statistics_of(rows: Rows, selection: Selection, sizes: Sizes) -> dict[str, A
         "quarantined": int(np.sum(accounts.status == QUARANTINED)),
         "dropped": int(np.sum(accounts.status == DROPPED)),
         "truncated": int(truncated.sum()),
-        "learned_lost": sizes.learned_lost,
+        "split": int(np.sum(used & (sizes.sequences > 1))),
+        "over_limit": over_limit(sizes, spec.data.max_tokens),
         "funnel": [
             {"rule": rule, "status": status, "dropped": count, "share": count / total}
             for (status, rule), count in funnel.most_common()
@@ -246,8 +202,23 @@ def statistics_of(rows: Rows, selection: Selection, sizes: Sizes) -> dict[str, A
             for number, name in enumerate(SPLITS)
         },
         "formats": dict(formats),
+        "told": _with_places(rows, selection.told),
         "lengths": {"counts": counts.tolist(), "edges": [round(float(edge), 1) for edge in edges]},
     }
+
+
+def _with_places(rows: Rows, told: dict[str, Any]) -> dict[str, Any]:
+    """What was seen on the way, with FILE:LINE for the rows that are shown."""
+    cleaning = told["cleaning"]
+    rules = {
+        name: {**rule, "samples": [place_in(rows, row) for row in rule["samples"]]}
+        for name, rule in cleaning["rules"].items()
+    }
+    out = {**told, "cleaning": {**cleaning, "rules": rules}}
+    if "conflicts" in told:
+        samples = [[place_in(rows, row) for row in group] for group in told["conflicts"]["samples"]]
+        out["conflicts"] = {**told["conflicts"], "samples": samples}
+    return out
 
 
 def split_statistics(tokens: np.ndarray, learned: np.ndarray) -> dict[str, int]:
@@ -308,7 +279,7 @@ def _ledger_part(
         number(accounts.kept_twin[here], pa.int64()),
         number(sizes.tokens[here], pa.int32()),
         number(sizes.learned[here], pa.int32()),
-        pa.array(np.where(used, selection.copies[here], 0), pa.int32()),
+        pa.array(np.where(used, selection.copies[here] * sizes.sequences[here], 0), pa.int32()),
     ]
     return pa.Table.from_arrays(columns, schema=LEDGER)
 

@@ -15,8 +15,9 @@ from tunesmith.recipe import Recipe
 from tunesmith.recipe.tree import DropLeaks
 from tunesmith.stages.prepare.accounts import QUARANTINED, Accounts
 from tunesmith.stages.prepare.against import watched_parts
+from tunesmith.stages.prepare.cleaning.facts import redactions
 from tunesmith.stages.prepare.cleaning.question import confirmed, questions
-from tunesmith.stages.prepare.cleaning.scores import best_of, judge_scores, what_thresholds_keep
+from tunesmith.stages.prepare.cleaning.scores import best_of, judge_scores, score_facts
 from tunesmith.stages.prepare.judged import Judged
 from tunesmith.stages.prepare.mixture import mix
 from tunesmith.stages.prepare.rows import Rows
@@ -64,6 +65,7 @@ def decide(spec: Recipe, rows: Rows, judged: Judged, scores: np.ndarray | None =
         told |= {**chosen.told, "mixture": mixed.shares}
         near = question(spec, chosen)
         asked += [near] if near is not None else []
+    _note_redactions(judged, accounts)
     return Selection(splits, accounts, copies, told, asked)
 
 
@@ -88,6 +90,15 @@ def _set_bad_rows_apart(rows: Rows, accounts: Accounts) -> None:
         accounts.details[row] = told["what"]
 
 
+def _note_redactions(judged: Judged, accounts: Accounts) -> None:
+    """A row that is used otherwise than it was read says so."""
+    found = redactions(judged.all("flags"))
+    rows = np.array([row for row in found if accounts.left[row]], np.int64)
+    if len(rows):
+        accounts.note(rows, "redacted", np.nan)
+        accounts.details.update({row: found[row] for row in rows.tolist()})
+
+
 def _judge_quality(
     spec: Recipe,
     rows: Rows,
@@ -104,7 +115,7 @@ def _judge_quality(
         return measured["score"].to_numpy()
     named = np.array([source.split in ("auto", "train") for source in spec.data.sources])
     may_go = accounts.left & named[rows.columns("source")["source"].to_numpy()]
-    told["quality"] = what_thresholds_keep(scores[may_go], best_of(spec.data.quality))
+    told["quality"] = score_facts(scores[may_go], spec.data.quality)
     accounts.judge(judge_scores(np.arange(rows.num_rows), scores, may_go, spec.data.quality))
     return -scores if best_of(spec.data.quality) == "low" else scores
 

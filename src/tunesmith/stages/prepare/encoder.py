@@ -25,17 +25,18 @@ from tunesmith.stages.prepare.shapes import (
     MoreLooks,
     Shape,
     compile_shape,
+    contents_of,
     is_equal,
     pack,
     weight_of,
+    with_contents,
 )
-from tunesmith.text.example import ROLES, Example, Message
+from tunesmith.text.example import SYSTEM, Example
 from tunesmith.text.fast import BatchEncoder, Proof, best_encoder
 from tunesmith.text.templates import Segment, TemplateError
 from tunesmith.text.tokenizers import Tokenizer
 
 # N rows, M turns, S segments, T tokens, K spans
-SYSTEM, TEXT = 0, len(ROLES)  # TEXT: the role of plain text
 JOINED_DIFFERS, CONTROL_IN_TEXT, NOTHING_LEARNED = 1, 2, 4
 ENOUGH = 4  # rows of a shape that are worth compiling it
 COMPARED_FIRST, COMPARED_RANDOM, COMPARED_LATER = 2, 4, 1  # rows of a shape that are also made the slow way
@@ -135,12 +136,10 @@ class Encoder:
 
     def learned_turns(self, example: Example) -> list[bool]:
         """Which turns of a chat are learned."""
-        segments = self.tokenizer.encode_example(example, self.learn)
-        learned = {segment.text for segment in segments if segment.learned and segment.is_content}
-        return [
-            message.role == "assistant" and message.content.strip() in {t.strip() for t in learned}
-            for message in example.messages
-        ]
+        marks = [f"\u27e6turn-{place}\u27e7" for place in range(len(example.messages))]
+        segments = self.tokenizer.encode_example(with_contents(example, marks), self.learn)
+        learned = "".join(segment.text for segment in segments if segment.learned)
+        return [mark in learned for mark in marks]
 
     @cached_property
     def _whole(self) -> BatchEncoder:
@@ -207,9 +206,8 @@ class Encoder:
     def _holds(self, turns: Turns, shape: Shape, row: int) -> bool:
         """Does a shape give the segments that the slow way makes of this row."""
         example = self._example(turns, row)
-        contents = [example.text] if example.text is not None else [message.content for message in example.messages]
         try:
-            return is_equal(shape, contents, self.tokenizer.encode_example(example, self.learn))
+            return is_equal(shape, contents_of(example), self.tokenizer.encode_example(example, self.learn))
         except TemplateError:
             return False
 
@@ -224,7 +222,9 @@ class Encoder:
     def _example(self, turns: Turns, row: int) -> Example:
         first, end = int(turns.offsets[row]), int(turns.offsets[row + 1])
         contents = turns.contents.slice(first, end - first).to_pylist()
-        return example_of(turns.roles[first:end].tolist(), contents, turns.extras[row] if turns.extras else None)
+        return Example.from_columns(
+            turns.roles[first:end].tolist(), contents, turns.extras[row] if turns.extras else None
+        )
 
     # ------------------------------------------------------------------------------------------- segments in one order
 
@@ -402,18 +402,6 @@ class Encoder:
             if token.special and token.content:
                 by_stem.setdefault(token.content[:2], []).append(token.content)
         return {stem: "|".join(map(_quoted, tokens)) for stem, tokens in by_stem.items()}
-
-
-def example_of(roles: list[int], contents: list[str], extra: dict[str, Any] | None) -> Example:
-    if roles == [TEXT]:
-        return Example(text=contents[0])
-    turns = (extra or {}).get("turns", {})
-    return Example(
-        tuple(
-            Message(ROLES[role], content, turns.get(str(place), {}).get("learn"))
-            for place, (role, content) in enumerate(zip(roles, contents, strict=True))
-        )
-    )
 
 
 def learned_spans(

@@ -25,11 +25,7 @@ def externals(spec: Recipe, run: Run) -> dict[str, Any]:
         "tokenizer": tokenizer_hash(files),
         "template": _hash(template) if template.suffix == ".jinja" and template.is_file() else None,
         **({"base": files.fingerprint} if scores else {}),
-        **(
-            {"pii_model": _hash_folder(Path(spec.data.filters.pii.model).expanduser())}
-            if spec.data.filters.pii.model
-            else {}
-        ),
+        **({"pii_model": pii_model_hash(spec)} if spec.data.filters.pii.model else {}),
     }
 
 
@@ -55,8 +51,11 @@ def tokenizer_hash(files: hub.ModelFiles) -> str:
     return digest.hexdigest()[:20]
 
 
-def _hash_folder(folder: Path) -> list[list[str]]:
-    """[name, sha256] of each file; empty where there is no such folder, which loading the model says."""
+def pii_model_hash(spec: Recipe) -> list[list[str]]:
+    """[name, sha256] of each file of the model that marks personal data; empty without one, or where its folder is not there."""
+    if spec.data.filters.pii.model is None:
+        return []
+    folder = Path(spec.data.filters.pii.model).expanduser()
     return [[path.name, _hash(path)] for path in sorted(folder.glob("*")) if path.is_file()]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import glob
 import os
-import re
 import shutil
 import stat
 import sys
@@ -20,15 +19,6 @@ COMPRESSED = (".gz", ".zst", ".bz2")
 LINES, DOCUMENTS, TABLES, TEXTS = (".jsonl", ".ndjson"), (".json",), (".csv", ".tsv"), (".txt",)
 PARQUET, ARROW = (".parquet",), (".arrow", ".feather", ".ipc")
 SUFFIXES = (*LINES, *DOCUMENTS, *TABLES, *TEXTS, *PARQUET, *ARROW)
-URL = re.compile(r"(hf|s3|s3a|gs|gcs|az|abfs|abfss|https?):/+(.+)", re.DOTALL)
-SQL = re.compile(r"(sqlite|postgres|postgresql|mysql|mssql|snowflake|bigquery|trino|duckdb)(\+\w+)?:")
-
-
-class Remote(PurePosixPath):
-    """A place that Daft reads: hf://, s3://, gs://, https://, or the URL of a database. str() is the URL."""
-
-    def __str__(self) -> str:
-        return url_of(super().__str__()) or super().__str__()
 
 
 class Stamp(NamedTuple):
@@ -37,14 +27,6 @@ class Stamp(NamedTuple):
     inode: int
     size: int
     modified_ns: int
-
-
-def url_of(path: str) -> str | None:
-    """The URL, also where the two strokes of its scheme were folded to one on the way through a Path; None for files."""
-    found = URL.fullmatch(path)
-    if found:
-        return f"{found[1]}://{found[2]}"
-    return path if SQL.match(path) else None
 
 
 def suffix_of(path: Path | str) -> str:
@@ -61,12 +43,18 @@ def shown(path: Path | str) -> str:
     return name if name.isprintable() else ascii(name)  # half characters, as undecodable names have, are not printable
 
 
-def files_of(path: str) -> list[Path]:
-    """The files of a source: itself, a folder's, a glob's, standard input (-), or a URL. Raises DataError DAT-001, DAT-003."""
+def files_of(path: str, query: str | None = None) -> list[Path]:
+    """The files of a source: itself, a folder's, a glob's, standard input (-), or what was fetched from a URL.
+
+    query: SQL, for the URL of a database. Raises DataError DAT-001, DAT-003, DAT-038, DAT-039.
+    """
     if path == "-":
         return [_standard_input()]
-    if url_of(path):
-        return [Remote(path)]  # type: ignore[list-item]
+    if "://" in path:
+        # Here and not above: most sources are files of this machine.
+        from tunesmith.stages.prepare.fetch import fetched
+
+        return list(fetched(path, query))
     root = Path(path)
     if root.is_file():
         return [root]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import daft
 import numpy as np
 import pyarrow as pa
+from daft.io import IOConfig, S3Config
 
 from tunesmith.errors import DataError, RecipeError
 
@@ -26,6 +28,31 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
             expected="a whole Parquet file",
             fix="write or fetch the file again",
         ) from error
+
+
+def objects_at(url: str) -> list[tuple[str, int]]:
+    """(URL, bytes) of the objects of a store (s3://, gs://, az://) or web server that a path or glob names."""
+    found = daft.from_glob_path(url, io_config=_stores()).to_pydict()
+    return sorted(zip(found["path"], found["size"], strict=True))
+
+
+def copy_object(url: str, out: BinaryIO) -> None:
+    """The bytes of one object, block by block."""
+    with daft.File(url, io_config=_stores()).open() as file:
+        while block := file.read(8 << 20):
+            out.write(block)
+
+
+STORE_ERRORS = (OSError, ValueError, daft.exceptions.DaftCoreException)
+
+
+def _stores() -> IOConfig:
+    """Credentials come from where their clients look for them; AWS_ENDPOINT_URL names a store other than Amazon's."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    anonymous = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
+    return IOConfig(
+        s3=S3Config(endpoint_url=endpoint, region_name=os.environ.get("AWS_REGION"), anonymous=anonymous, num_tries=3)
+    )
 
 
 # What an expression of a recipe may not call: it would read or write files, or give each row, part or run another answer.

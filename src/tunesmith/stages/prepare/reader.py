@@ -30,7 +30,6 @@ from tunesmith.stages.prepare.files import (
     shown,
     stamp_of,
     suffix_of,
-    url_of,
 )
 from tunesmith.stages.prepare.found import Bad, Parsed
 from tunesmith.stages.prepare.streams import blocks_of, head_of
@@ -44,14 +43,13 @@ PART_BYTES = 32 * 1024**2
 
 @dataclass(frozen=True)
 class How:
-    """What a source says about reading it. at: path to the list of rows in a JSON document, keys with dots between.
+    """What a source says about reading its files. at: path to the list of rows in a JSON document, keys with dots between.
 
-    columns: those to read, all where empty. query: SQL whose result are the rows.
+    columns: those to read, all where empty.
     """
 
     at: str | None = None
     columns: tuple[str, ...] = ()
-    query: str | None = None
 
 
 PLAIN = How()
@@ -66,7 +64,7 @@ class Part(NamedTuple):
 
 def parts_of(path: Path, part_bytes: int = PART_BYTES) -> list[Part]:
     """JSON Lines in stretches that end with a line; every other kind in one. Raises DataError DAT-003 to DAT-005."""
-    if url_of(str(path)) or path.suffix.lower() not in LINES:
+    if path.suffix.lower() not in LINES:
         return [Part(0, -1)]
     with open_file(path) as file:
         if documents.is_array(head_of(path, file)):
@@ -87,7 +85,7 @@ def read_part(
     facts: what is worth telling and no fault: lines, blank_lines, byte_order_mark, separator_comma ...
     """
     facts = Counter() if facts is None else facts
-    rows = _remote(path, how) if url_of(str(path)) else _local(path, start, end, how, facts)
+    rows = _rows(path, start, end, how, facts)
     return rows if not how.columns else _narrowed(rows, how.columns)
 
 
@@ -98,15 +96,7 @@ def _narrowed(rows: Iterator[Parsed | Bad], columns: tuple[str, ...]) -> Iterato
         yield row
 
 
-def _remote(path: Path, how: How) -> Iterator[Parsed | Bad]:
-    # Here and not above: most sources are files, and Daft takes a second to load.
-    from tunesmith.stages.prepare.frames import read_remote
-
-    for index, row in enumerate(read_remote(url_of(str(path)) or "", how.query)):
-        yield Parsed(index, -1, row)
-
-
-def _local(path: Path, start: int, end: int, how: How, facts: Counter[str]) -> Iterator[Parsed | Bad]:
+def _rows(path: Path, start: int, end: int, how: How, facts: Counter[str]) -> Iterator[Parsed | Bad]:
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise DataError(

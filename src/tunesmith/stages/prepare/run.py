@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from tunesmith import hub
 from tunesmith.recipe import Recipe
@@ -14,13 +16,14 @@ from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.assemble import assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
 from tunesmith.stages.prepare.decide import Selection, ask, decide
-from tunesmith.stages.prepare.externals import source_hashes, tokenizer_hash
+from tunesmith.stages.prepare.encoder import Encoder
+from tunesmith.stages.prepare.externals import pii_model_hash, source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, write_rows
 from tunesmith.stages.prepare.spread import Compute, compute_of
-from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, write_tokens
-from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
+from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, encoder_of, write_tokens
+from tunesmith.text.tokenizers import Tokenizer
 
 READER_VERSION = 3
 TRAINABLE = ("auto", "train")  # what the user holds out is not judged
@@ -40,16 +43,16 @@ def _prepare(spec: Recipe, run: Run, compute: Compute) -> dict[str, Artifact]:
     judged = Judged(verdicts_artifact.path)
     rows = Rows(rows_artifact.path, judged.folder if judged.rewritten else None)
 
-    files = hub.resolve(spec.model.base, spec.model.revision, weights=False)
-    tokenizer = load_tokenizer(files, spec.model.template)
-    selection = decide(spec, rows, judged, _scores(spec, run, rows, tokenizer))
+    model = spec.model
+    encoder = encoder_of(model.base, model.revision, model.template, spec.data.learn)
+    selection = decide(spec, rows, judged, _scores(spec, run, rows, judged, encoder.tokenizer))
     ask(selection)
     _leave_if_asked(run, "before tokenising")
 
-    tokens_artifact = _tokens(spec, run, compute, rows_artifact, judged, rows, tokenizer, files)
+    tokens_artifact = _tokens(spec, run, compute, rows_artifact, judged, rows, encoder.tokenizer)
     _leave_if_asked(run, "before writing the Dataset")
     inputs = (rows_artifact, verdicts_artifact, tokens_artifact)
-    dataset = _dataset(spec, run, rows, selection, Tokens(tokens_artifact.path), tokenizer, inputs)
+    dataset = _dataset(spec, run, rows, selection, Tokens(tokens_artifact.path), encoder, inputs)
     return {"rows": rows_artifact, "tokens": tokens_artifact, "dataset": dataset}
 
 
@@ -91,7 +94,7 @@ def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
 
 
 def _verdicts(spec: Recipe, run: Run, compute: Compute, rows_artifact: Artifact, rows: Rows) -> Artifact:
-    made_of = {"rows": rows_artifact.id, "recipe": spec.slice(VERDICT_KEYS)}
+    made_of = {"rows": rows_artifact.id, "recipe": spec.slice(VERDICT_KEYS), "pii_model": pii_model_hash(spec)}
     id = fingerprint(made_of)
     found = run.store.find("Verdicts", id)
     if found is None:
@@ -111,8 +114,8 @@ def _verdicts(spec: Recipe, run: Run, compute: Compute, rows_artifact: Artifact,
     return found
 
 
-def _scores(spec: Recipe, run: Run, rows: Rows, tokenizer: Tokenizer) -> np.ndarray | None:
-    """By the base model, of the rows that may be trained on; None where the recipe asks for no such score."""
+def _scores(spec: Recipe, run: Run, rows: Rows, judged: Judged, tokenizer: Tokenizer) -> np.ndarray | None:
+    """By the base model, of the rows that may be trained on and that no rule took; None where no such score is asked for."""
     if spec.data.quality.type not in ("perplexity", "difficulty"):
         return None
     from tunesmith.stages.prepare.cleaning.model_scores import score_rows  # torch: only who asks for it pays for it
@@ -122,8 +125,12 @@ def _scores(spec: Recipe, run: Run, rows: Rows, tokenizer: Tokenizer) -> np.ndar
         _leave_if_asked(run, "while scoring rows")
 
     files = hub.resolve(spec.model.base, spec.model.revision)
-    named = (rows.part(number) for number, facts in enumerate(rows.parts) if rows.splits[facts["source"]] in TRAINABLE)
-    found = score_rows(spec, named, tokenizer, files, run.store.root / "losses", tell)
+    named = (number for number, facts in enumerate(rows.parts) if rows.splits[facts["source"]] in TRAINABLE)
+    left = (
+        (part := rows.part(number)).filter(pc.invert(pc.is_in(part["row"], judged.part(number, "verdicts")["row"])))
+        for number in named
+    )
+    found = score_rows(spec, left, tokenizer, files, run.store.root / "losses", tell)
     scores = np.full(rows.num_rows, np.nan)
     scores[found["row"].to_numpy()] = found["score"].to_numpy()
     return scores
@@ -140,12 +147,12 @@ def _tokens(
     judged: Judged,
     rows: Rows,
     tokenizer: Tokenizer,
-    files: hub.ModelFiles,
 ) -> Artifact:
+    model = spec.model
     made_of = {
         "rows": rows_artifact.id,
         "rewritten": judged.rewritten,
-        "tokenizer": tokenizer_hash(files),
+        "tokenizer": tokenizer_hash(hub.resolve(model.base, model.revision, weights=False)),
         "template": tokenizer.template.source,
         "learn": spec.data.learn,
     }
@@ -166,7 +173,6 @@ def _tokens(
             parts.folder_for(run.store.folder("Tokens", fingerprint(made_of))) as aside,
             run.store.create("Tokens", fingerprint(made_of), producer=producer) as draft,
         ):
-            model = spec.model
             # Tokenizers bring their own threads.
             encoding = compute if compute.cluster is not None else Compute()
             task = EncodeTask(
@@ -196,7 +202,7 @@ def _dataset(
     rows: Rows,
     selection: Selection,
     tokens: Tokens,
-    tokenizer: Tokenizer,
+    encoder: Encoder,
     inputs: tuple[Artifact, ...],
 ) -> Artifact:
     producer = {
@@ -205,12 +211,26 @@ def _dataset(
         "inputs": {a.kind.lower(): a.id for a in inputs},
     }
     with run.store.create("Dataset", run.stage_key, producer=producer) as draft:
-        statistics = assemble(spec, rows, tokens, selection, tokenizer, draft.path)
+        statistics = assemble(spec, rows, tokens, selection, encoder, draft.path)
         draft.notes |= {"splits": statistics["splits"]}
+    _tell_lengths(spec, run, statistics)
     for split, counts in statistics["splits"].items():
         run.record("prepare", f"prepare/{split}_rows", counts["rows"], unit="rows")
     assert draft.artifact is not None
     return draft.artifact
+
+
+def _tell_lengths(spec: Recipe, run: Run, statistics: dict[str, Any]) -> None:
+    """How long the rows are, and what data.max_tokens costs, before anything is trained."""
+    over = statistics["over_limit"]
+    told = "lengths in tokens: p50 {p50:,}, p99 {p99:,}, longest {max:,}".format(**over)
+    if over["rows"]:
+        done = {"drop": "dropped", "truncate": "cut", "split": "split"}[spec.data.too_long]
+        told += (
+            f"; {over['rows']:,} rows over data.max_tokens {spec.data.max_tokens:,} are {done}, "
+            f"{over['learned_share']:.1%} of the learned tokens lost"
+        )
+    run.record("prepare", "prepare/note", told)
 
 
 def _leave_if_asked(run: Run, where: str) -> None:

@@ -61,7 +61,7 @@ def select(facts: pa.Table, spec: Recipe, parts: Parts, watched: Watched | None 
 
 
 def question(spec: Recipe, chosen: Selection) -> QuestionError | None:
-    """DAT-037 where a near-duplicate check that nobody wrote would take more than a few of the training rows."""
+    """DAT-064 where a near-duplicate check that nobody wrote would take more than a few of the training rows."""
     key = "data.leaks.near"
     taken = sum(count for way, count in chosen.told.get("leaks", {}).items() if way.startswith("near: train"))
     share = taken / max(int((chosen.splits == TRAIN).sum()), 1)
@@ -72,7 +72,7 @@ def question(spec: Recipe, chosen: Selection) -> QuestionError | None:
     place = pc.index(pc.starts_with(detail, "near: train").fill_null(False), True).as_py()
     such = f"row {row[place]} (held out: {'row ' + str(twin[place]) if twin[place].is_valid else detail[place]})"
     return QuestionError(
-        "DAT-037",
+        "DAT-064",
         f"{taken:,} training rows ({share:.1%}) ask nearly the same as a held-out row, such as {such}, and would be dropped",
         where=key,
         expected=f"at most {accepted:.0%} without your word",

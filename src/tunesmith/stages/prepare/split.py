@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
-from tunesmith.stages.prepare.encoder import EncodedBatch, Encoder
-from tunesmith.stages.prepare.turns import turns_of_examples
+from tunesmith.stages.prepare.encoder import EncodedBatch, Encoder, Turns
 from tunesmith.text.example import Example, Message
 
 
@@ -71,6 +71,14 @@ def _longest_fitting(
         return None
     place = int(fits[-1])
     return place + 1, _piece(encoded, place)
+
+
+def turns_of_examples(examples: Sequence[Example]) -> Turns:
+    columns = [example.to_columns() for example in examples]
+    offsets = np.cumsum([0, *(len(roles) for roles, *_ in columns)], dtype=np.int64)
+    roles = np.array([role for roles, *_ in columns for role in roles], np.uint8)
+    contents = pa.array([content for _, contents, *_ in columns for content in contents], pa.utf8())
+    return Turns(offsets, roles, contents, [extra for _, _, extra, _ in columns])
 
 
 def _piece(encoded: EncodedBatch, place: int) -> Piece:

@@ -80,9 +80,7 @@ def compute_of(spec: Recipe) -> Compute:
     return Compute(cores() if asked.workers == "auto" else asked.workers)
 
 
-def _spread(
-    function: Callable[[Any], Any], tasks: Sequence[Any], pool: Sequence[_Worker]
-) -> Iterator[tuple[int, Any]]:
+def _spread(function: Callable[[Any], Any], tasks: Sequence[Any], pool: Sequence[_Worker]) -> Iterator[tuple[int, Any]]:
     waiting = iter(enumerate(tasks))
     with selectors.DefaultSelector() as selector:
         for worker in pool:

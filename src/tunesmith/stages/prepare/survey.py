@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from tunesmith.errors import DataError, Findings
 from tunesmith.recipe import Recipe
 from tunesmith.stages.prepare.accounts import USED
-from tunesmith.stages.prepare.assemble import learned_tokens, refuse_nothing_left, split_statistics
+from tunesmith.stages.prepare.assemble import refuse_nothing_left, split_statistics
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
+from tunesmith.stages.prepare.by_tokens import learned_tokens
 from tunesmith.stages.prepare.decide import Selection, decide, leaks_kept, place_in
 from tunesmith.stages.prepare.encoder import Encoder
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
@@ -166,7 +167,9 @@ def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Se
     _tell_refused(rows, refused, found)
     used = ~np.logical_or.reduce([*gone.values()])
     cut = int((long & used).sum())
-    if cut:
+    if cut and spec.data.too_long == "split":
+        found.facts.append(f"{cut:,} of {len(chosen):,} rows looked at are split at data.max_tokens {limit:,}")
+    elif cut:
         lost = 1 - kept[used].sum() / max(learned[used].sum(), 1)
         found.warnings.append(
             f"{cut:,} of {len(chosen):,} rows looked at are cut at data.max_tokens {limit:,}; {lost:.1%} of the learned tokens are lost"

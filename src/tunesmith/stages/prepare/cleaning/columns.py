@@ -12,7 +12,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tunesmith.stages.prepare.cleaning.texts import ASSISTANT, TEXT, Texts
+from tunesmith.stages.prepare.cleaning.texts import Texts
+from tunesmith.text.example import ASSISTANT, TEXT
 
 Kind = Literal["number", "text", "truth"]
 TYPES = {"number": pa.float64(), "text": pa.utf8(), "truth": pa.bool_()}

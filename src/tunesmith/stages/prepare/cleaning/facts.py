@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 SAMPLES = 3
 SHARES = [round(0.05 * step, 2) for step in range(21)]
@@ -97,6 +98,18 @@ def merge_facts(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
             kept["counts"] = [a + b for a, b in zip(kept["counts"], told["counts"], strict=True)]
             kept["missing"] += told["missing"]
     return out
+
+
+def redactions(flags: pa.Table) -> dict[int, str]:
+    """Row -> what was replaced in it, such as "card, email x 2", for the ledger's lines of rows that are used all the same.
+
+    flags: judge.FLAGS.
+    """
+    found: dict[int, list[str]] = {}
+    for flag in flags.filter(pc.equal(flags["action"], "redact")).to_pylist():
+        times = f" x {flag['count']}" if flag["count"] > 1 else ""
+        found.setdefault(flag["row"], []).append(flag["rule"] + times)
+    return {row: ", ".join(sorted(rules)) for row, rules in sorted(found.items())}
 
 
 FIRST = 5

@@ -11,7 +11,7 @@ import numpy as np
 
 from tunesmith.errors import DataError, RecipeError
 
-LOOKED_AT = 2000  # characters: more do not make it surer, and the time grows with them
+LOOKED_AT = 1000  # characters: more do not make it surer, and the time grows with them
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,8 @@ from tunesmith.recipe import Recipe
 from tunesmith.runs import durable
 from tunesmith.runs.store import fingerprint
 from tunesmith.scoring.perplexity import batch_tokens_for, row_losses
-from tunesmith.stages.prepare.cleaning.texts import ASSISTANT, TEXT
 from tunesmith.stages.prepare.layout import KEY
-from tunesmith.text.example import ROLES, Example, Message
+from tunesmith.text.example import Example
 from tunesmith.text.templates import Segment, TemplateError
 from tunesmith.text.tokenizers import Tokenizer
 
@@ -159,15 +158,11 @@ class _Losses:
 def example_of(part: pa.Table, place: int) -> Example:
     """The row as a chat or a text; of preference answers the chosen one ends the chat."""
     turns = part.column("turns")[place].as_py()
-    if turns and turns[0]["role"] == TEXT:
-        return Example(text=turns[0]["content"])
-    messages = [Message(ROLES[turn["role"]], turn["content"]) for turn in turns]
     raw = part.column("extra")[place].as_py()
-    answers = json.loads(raw).get("answers", []) if raw is not None else []
-    chosen = next((answer for answer in answers if answer.get("role") == "chosen"), None)
-    if chosen is not None:
-        messages += [Message(ROLES[ASSISTANT], message["content"]) for message in chosen["messages"]]
-    return Example(tuple(messages))
+    extra = json.loads(raw) if raw is not None else None
+    found = Example.from_columns([turn["role"] for turn in turns], [turn["content"] for turn in turns], extra)
+    chosen = next((answer for answer in found.answers if answer.role == "chosen" or answer.label), None)
+    return replace(found, messages=found.messages + (chosen.messages if chosen else ()), answers=())
 
 
 # ------------------------------------------------------------------------------------------- sequences for a model

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tunesmith.recipe.tree import Heuristics, NoScore, Scoring
+from tunesmith.stages.prepare.cleaning.facts import histogram
 from tunesmith.stages.prepare.layout import VERDICTS
 
 Best = Literal["high", "low"]
@@ -54,6 +55,16 @@ def judge_scores(rows: np.ndarray, scores: np.ndarray, may_go: np.ndarray, scori
 def _best_first(rows: np.ndarray, scores: np.ndarray, places: np.ndarray, best: Best) -> np.ndarray:
     falling = scores[places] if best == "low" else -scores[places]
     return places[np.lexsort((rows[places], falling))]
+
+
+def score_facts(scores: np.ndarray, scoring: Scoring) -> dict[str, Any]:
+    """Of the rows that may go: {type, best, scored, missing, thresholds, histogram}, plain JSON for the report."""
+    name = "quality" if scoring.type == "heuristics" else scoring.type
+    return {
+        "type": scoring.type,
+        **what_thresholds_keep(scores, best_of(scoring)),
+        "histogram": histogram(name, scores),
+    }
 
 
 def what_thresholds_keep(scores: np.ndarray, best: Best) -> dict[str, Any]:

@@ -35,14 +35,14 @@ SECRETS = (
         "PEM private key",
         r"-----BEGIN [A-Z ]*PRIVATE KEY",
         re.compile(
-            r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----[A-Za-z0-9+/=\s:,.()\\-]{40,}?(?:-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----|\Z)"
+            r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----(?:[A-Za-z0-9+/=\s:,.()\\]|-(?!-)){40,20000}?(?:-----END (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----|\Z)"
         ),
     ),
     Detector(
         "tokens",
         "JSON web token",
         r"eyJ[\w-]+\.eyJ",
-        re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{10,}"),
+        re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{10,}"),
         _is_token,
     ),
     _key("AWS access key", r"A[KS]IA[A-Z2-7]{4}", r"(?:AKIA|ASIA)[A-Z2-7]{16}"),

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tunesmith.text.example import ASSISTANT, SYSTEM, TEXT
+
 # Shape suffixes: R rows of the part, M texts, N bytes.
 
-ASSISTANT, TEXT = 2, 4
 STRUCTURE = {"role", "name", "id", "type", "tool_call_id", "format"}  # words of the form, written by no person
 Path = tuple[str | int, ...]
 
@@ -39,7 +40,10 @@ class Texts:
     @cached_property
     def offsets_M(self) -> np.ndarray:
         """int32 [M + 1], into `bytes_N`."""
-        offsets = np.frombuffer(self.contents.buffers()[1], np.int32)
+        buffer = self.contents.buffers()[1]
+        if not len(self.contents) or buffer is None:
+            return np.zeros(1, np.int32)
+        offsets = np.frombuffer(buffer, np.int32)
         return offsets[self.contents.offset : self.contents.offset + len(self.contents) + 1]
 
     @cached_property
@@ -105,19 +109,23 @@ def _extras(part: pa.Table) -> Iterator[tuple[int, Path, int, bool, str]]:
     for row in np.flatnonzero(column.is_valid().to_numpy()):
         extra = json.loads(column[int(row)].as_py())
         for path, text in strings(extra):
-            learned = path[0] == "reasoning" or (path[0] == "answers" and _is_wanted(extra["answers"][path[1]]))
-            yield int(row), path, ASSISTANT if path[0] != "tools" else 0, learned, text
+            yield int(row), path, SYSTEM if path[0] == "tools" else ASSISTANT, _is_learned(extra, path), text
 
 
-def _is_wanted(answer: dict[str, Any]) -> bool:
-    """Of a preference row's answers those that training leads to."""
-    return answer.get("role") == "chosen" or (answer.get("role") == "candidate" and answer.get("label") is True)
+def _is_learned(extra: dict[str, Any], path: Path) -> bool:
+    """Thoughts before an answer, and of a preference row the answer that training leads to; not what calls hold."""
+    if "tool_calls" in path:
+        return False
+    if path[0] == "answers":
+        answer = extra["answers"][path[1]]
+        return answer.get("role") == "chosen" or answer.get("label") is True
+    return path[0] == "turns" and path[-1] == "reasoning"
 
 
 def strings(value: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
     """Every text inside a JSON value, with its place; names and ids of the form are no texts."""
     if isinstance(value, str):
-        if value and path and path[-1] not in STRUCTURE:
+        if value and path and (path[-1] not in STRUCTURE or "arguments" in path):
             yield path, value
     elif isinstance(value, dict):
         for name, inner in value.items():
