@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from record import RESULTS, store
+from record import RESULTS, provenance, store
 
 from tunesmith.recipe import parse_recipe
 from tunesmith.stages.prepare.groups import Parts
@@ -70,7 +70,8 @@ def main() -> None:
     if path.exists():
         known = json.loads(path.read_text())
         known.pop("provenance")
-    store("sets", {**known, asked.kind: figures})
+    measured = {name: provenance()[name] for name in ("date", "commit", "command")}
+    store("sets", {**known, asked.kind: {**figures, **measured}})
 
 
 def measure(kind: str, num_rows: int, folder: Path) -> dict[str, Any]:

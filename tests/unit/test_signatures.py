@@ -82,6 +82,8 @@ def test_prompt_answer_and_whole_are_the_right_turns() -> None:
         {"turns": [("text", "h i")]},
         {"turns": [("user", "j")]},
         {"turns": [("user", "k"), ("assistant", "l"), ("user", "m")], "extra": b'{"answers": []}'},
+        {"turns": [("user", "k"), ("assistant", "l")], "extra": b'{"tools":[{"properties":{"answers":{}}}]}'},
+        {"turns": [("user", "k"), ("assistant", "l")], "extra": b'{"tools":[],"answers":[{}]}'},
     ]
     table = part(rows)
     found = words_of(table["turns"].combine_chunks().flatten().field("content"))
@@ -92,9 +94,9 @@ def test_prompt_answer_and_whole_are_the_right_turns() -> None:
         both = zip(spans[name].starts, spans[name].ends, strict=True)
         return ["".join(names[word] for word in found.hashes[a:b].tolist()) for a, b in both]
 
-    assert read("prompt") == ["sabcd", "hi", "", "klm"]
-    assert read("answer") == ["ef", "", "", ""]
-    assert read("both") == ["sabcdefg", "hi", "j", "klm"]
+    assert read("prompt") == ["sabcd", "hi", "", "klm", "k", "kl"]
+    assert read("answer") == ["ef", "", "", "", "l", ""]
+    assert read("both") == ["sabcdefg", "hi", "j", "klm", "kl", "kl"]
 
 
 def test_rows_that_could_not_be_read_have_no_signature() -> None:

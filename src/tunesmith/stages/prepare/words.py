@@ -8,6 +8,7 @@ syllables, Thai, Lao) each character is a word of its own. Punctuation counts fo
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -191,7 +192,7 @@ class Turns:
         asks[filled] = roles[first[filled]] == TEXT
         extra = column(part, "extra")
         if extra.null_count < len(extra):
-            asks |= pc.match_substring(extra, '"answers"').fill_null(False).to_numpy(zero_copy_only=False)
+            asks |= _with_answers(extra)
         last = np.where(asks, -1, _last_answers(roles, first, end))
         return cls(first, np.where(asks, end, np.where(last >= 0, last, first)), last, end)
 
@@ -219,6 +220,17 @@ def column(part: pa.Table, name: str) -> pa.Array:
     """A column of a part in one piece."""
     found = part.column(name)
     return found.chunk(0) if found.num_chunks == 1 else found.combine_chunks()
+
+
+def _with_answers(extra: pa.BinaryArray) -> np.ndarray:
+    """bool [N]: rows with answers beside their turns."""
+    found = pc.match_substring(extra, '"answers"').fill_null(False).to_numpy(zero_copy_only=False)
+    # The word may be a parameter of a tool as well.
+    for row in np.flatnonzero(
+        found & ~pc.starts_with(extra, '{"answers"').fill_null(False).to_numpy(zero_copy_only=False)
+    ):
+        found[row] = "answers" in json.loads(extra[row].as_py())
+    return found
 
 
 def _last_answers(roles: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.ndarray:
