@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -376,16 +375,16 @@ class _Texts:
 
 
 def write_short_rows(path: Path, num_rows: int, seed: int = 0) -> int:
-    """About 100 bytes a row, for counting memory: {"prompt", "completion"}; every tenth is an earlier row again. Returns the bytes."""
-    words = np.array(vocabulary(), dtype=object)
+    """About 100 bytes a row, for counting memory: {"prompt", "completion"}; a tenth are earlier rows again. Returns the bytes."""
+    words = np.array(vocabulary(), dtype=object)  # letters alone: nothing to escape in JSON
     random = np.random.Generator(np.random.PCG64([seed, num_rows]))
     with path.open("wb") as file:
         for first in range(0, num_rows, BLOCK):
-            picked = words[random.integers(0, len(words), (BLOCK, 8))].tolist()
-            for place in range(min(BLOCK, num_rows - first)):
-                if place % 10 == 9:
-                    picked[place] = picked[place - 7]
-                row = picked[place]
-                pair: dict[str, Any] = {"prompt": " ".join(row[:4]) + "?", "completion": " ".join(row[4:]) + "."}
-                file.write(json.dumps(pair, ensure_ascii=False).encode() + b"\n")
+            block = words[random.integers(0, len(words), (BLOCK, 9))]
+            block[9::10] = block[2::10]
+            lines = [
+                f'{{"prompt": "{" ".join(row[:4])}?", "completion": "{" ".join(row[4:])}."}}\n'
+                for row in block[: num_rows - first].tolist()
+            ]
+            file.write("".join(lines).encode())
         return file.tell()

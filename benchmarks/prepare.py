@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -120,6 +120,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         figures = measure(asked, Path(scratch))
     print(json.dumps(figures, indent=1))
+    sides = figures["sides"] | {f"big {name}": side for name, side in figures.get("big", {}).get("sides", {}).items()}
+    failed = [name for name, side in sides.items() if "failed" in side or "failed_runs" in side]
+    if failed:
+        raise SystemExit(f"nothing is stored: {', '.join(failed)} failed")
     if not asked.dry:
         store("prepare", figures)
 
@@ -183,28 +187,38 @@ def take(found: dict[str, list[dict[str, Any]]], name: str, run: Callable[[], di
 
 def ours(name: str, folder: Path, rows: Path, model: Path) -> dict[str, Any]:
     """The floor, bare_hf, or a mode of ours with its step plan, in processes of their own."""
-    folder.mkdir()
-    env = {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT / "src")]))}
-    this = [sys.executable, str(Path(__file__).resolve()), "--side"]
     if name in ("floor", "bare_hf"):
+        folder.mkdir()
         (folder / "tokenizer").symlink_to(model)
-        return run_side([*this, name, str(folder), str(rows)], env)
-    if name == "fallback":
-        shadow = folder / "without" / "gigatoken.py"
-        shadow.parent.mkdir()
-        shadow.write_text('raise ImportError("this side goes without it")\n')
-        env["PYTHONPATH"] = os.pathsep.join([str(shadow.parent), env["PYTHONPATH"]])
+        return side(name, folder, rows)
+    made = prepared(folder, rows, model, MODES[name], hide="gigatoken" if name == "fallback" else None)
+    plan = side("plan", folder, rows)
+    made |= {"prepare_s": made["wall_s"], "plan_s": plan["wall_s"], "wall_s": made["wall_s"] + plan["wall_s"]}
+    return made | {"steps": plan["steps"], "micro_batches": plan["micro_batches"]}
+
+
+def prepared(folder: Path, rows: Path, model: Path, data: dict[str, Any], hide: str | None = None) -> dict[str, Any]:
+    """One preparation of ours in a new workspace under folder/work. hide: a package that its processes cannot import."""
+    folder.mkdir()
+    shadows = folder / "without"
+    if hide:
+        shadows.mkdir()
+        (shadows / f"{hide}.py").write_text('raise ImportError("this side goes without it")\n')
     recipe = {
         "name": "speed",
         "model": {"base": str(model)},
-        "data": {"sources": [str(rows)], "max_tokens": LENGTH, **MODES[name]},
+        "data": {"sources": [str(rows)], "max_tokens": LENGTH, **data},
         "track": {"to": []},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
-    made = run_side([*this, "prepare", str(folder), str(rows)], env)
-    plan = run_side([*this, "plan", str(folder), str(rows)], env)
-    made |= {"prepare_s": made["wall_s"], "plan_s": plan["wall_s"], "wall_s": made["wall_s"] + plan["wall_s"]}
-    return made | {"steps": plan["steps"], "micro_batches": plan["micro_batches"]}
+    return side("prepare", folder, rows, [shadows] if hide else [])
+
+
+def side(name: str, folder: Path, rows: Path, ahead: Sequence[Path] = ()) -> dict[str, Any]:
+    """A function of SIDES in a process of its own. ahead: folders that its imports look at first."""
+    paths = [*map(str, ahead), os.environ.get("PYTHONPATH", ""), str(ROOT / "src")]
+    command = [sys.executable, str(Path(__file__).resolve()), "--side", name, str(folder), str(rows)]
+    return run_side(command, {"PYTHONPATH": os.pathsep.join(filter(None, paths))})
 
 
 def peer(python: str, name: str, rows: Path, model: Path, folder: Path, workers: int) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def run_side(command: Sequence[str], env: Mapping[str, str] | None = None) -> di
     found = json.loads(told[-1].removeprefix("RESULT "))
     if "began" in found:
         found["started_s"] = found.pop("began") - at
-    return found | {"peak_anonymous_gib": memory.anonymous_gib, "peak_rss_gib": memory.rss_gib}
+    seen = {"peak_anonymous_gib": memory.anonymous_gib, "peak_rss_gib": memory.rss_gib, "processes": memory.processes}
+    return found | seen
 
 
 class Memory(threading.Thread):
