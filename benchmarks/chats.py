@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -284,6 +286,7 @@ STARTS, MIDDLES, ENDS = (
 )
 
 
+@cache
 def vocabulary() -> list[str]:
     """Words from the most to the least frequent; the same in every process."""
     random = np.random.Generator(np.random.PCG64(1))
@@ -317,8 +320,7 @@ def chats(num_rows: int, seed: int = 0) -> Iterator[list[dict[str, str]]]:
     words = np.array(vocabulary(), dtype=object)
     rarity = np.cumsum(1.0 / (np.arange(len(words)) + 2.7))
     for first in range(0, num_rows, BLOCK):
-        block = list(_block(words, rarity / rarity[-1], seed, first // BLOCK))
-        yield from block[: num_rows - first]
+        yield from islice(_block(words, rarity / rarity[-1], seed, first // BLOCK), num_rows - first)
 
 
 def _block(words: np.ndarray, rarity: np.ndarray, seed: int, number: int) -> Iterator[list[dict[str, str]]]:
