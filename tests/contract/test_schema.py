@@ -19,7 +19,7 @@ from tunesmith.recipe.schema import FILE, schema
 ROOT = Path(__file__).parents[2]
 LEAST = "data: {sources: rows.jsonl}\n"
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
-KEYWORDS = {
+KEYWORDS = {"propertyNames", 
     "$schema", "title", "description", "default", "type", "enum", "const", "anyOf", "properties", "required", "items",
     "additionalProperties", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "pattern", "maxItems",
 }  # fmt: skip
@@ -86,6 +86,8 @@ def fits(node: dict[str, Any], value: Any) -> bool:
         return length and all(fits(node.get("items", {}), item) for item in value)
     if isinstance(value, dict):
         known, extra = node.get("properties", {}), node.get("additionalProperties", True)
+        if not all(fits(node.get("propertyNames", {}), key) for key in value):
+            return False
         return set(node.get("required", ())) <= set(value) and all(
             fits(known[key], item) if key in known else extra if isinstance(extra, bool) else fits(extra, item)
             for key, item in value.items()

@@ -245,7 +245,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         meter.size(_size(value, {}, meter.max_output, 0))
         return value
 
-    def call(__self, __context: Any, __obj: Any, *values: Any, **named: Any) -> Any:  # noqa: B902, N805 (jinja's interface)
+    def call(__self, __context: Any, __obj: Any, *values: Any, **named: Any) -> Any:
         _meter().step()
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
         if isinstance(owner, str):
