@@ -29,7 +29,7 @@ def prepare(folder: Path, rows: list[Any], *overrides: str, work: str = "work", 
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / name).write_text("\n".join(lines) + "\n")
     (folder / "recipe.yaml").write_text(
-        f"data: {{sources: [{name}]}}\nmodel: {{template: chatml}}\ngate: {{require: none}}\n"
+        f"data: {{sources: [{name}]}}\nmodel: {{template: instruction}}\ngate: {{require: none}}\n"
     )
     outcome = tunesmith.prepare(folder / "recipe.yaml", overrides=[*PLAIN, *overrides], workspace=folder / work)
     return Dataset(outcome.run.outputs("prepare")["dataset"].path)

@@ -28,6 +28,10 @@ LEDGER = pa.schema(
         ("tokens", pa.int32()),
         ("learned", pa.int32()),
         ("copies", pa.int32()),  # examples of the Dataset that this row became
+        (
+            "flags",
+            pa.uint8(),
+        ),  # 1: encoded in pieces it has other ids than whole; 2: a control token's text in a content; 4: nothing learned
     ]
 )
 

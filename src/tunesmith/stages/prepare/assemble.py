@@ -18,18 +18,25 @@ from tunesmith.runs.dataset import SPLITS, DatasetWriter
 from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED, STATUSES, USED
 from tunesmith.stages.prepare.by_tokens import Pieces, Sizes, judge_tokens, over_limit, with_pieces
 from tunesmith.stages.prepare.decide import Selection, place_in
-from tunesmith.stages.prepare.encoder import Encoder
+from tunesmith.stages.prepare.encoder import CONTROL_IN_TEXT, JOINED_DIFFERS, Encoder
 from tunesmith.stages.prepare.rows import Rows
 from tunesmith.stages.prepare.tokens import PartTokens, Tokens
 from tunesmith.text.tokenizers import Tokenizer
 
 SAMPLES = 3
+FLAGS = {"joined_differs": JOINED_DIFFERS, "control_in_text": CONTROL_IN_TEXT}
 
 
 def assemble(
-    spec: Recipe, rows: Rows, tokens: Tokens, selection: Selection, encoder: Encoder, folder: Path
+    spec: Recipe,
+    rows: Rows,
+    tokens: Tokens,
+    selection: Selection,
+    encoder: Encoder,
+    folder: Path,
+    told: dict[str, Any],
 ) -> dict[str, Any]:
-    """Fills `folder` with the Dataset; returns its statistics. Raises DataError DAT-033 where no row is left to train on."""
+    """Fills `folder` with the Dataset; returns its statistics. told: how the rows were encoded. Raises DataError DAT-033 where no row is left to train on."""
     sizes = Sizes.of(rows.num_rows)
     judged = [
         judge_tokens(spec, rows, number, tokens.part(number), selection, encoder, sizes)
@@ -42,7 +49,7 @@ def assemble(
         part = tokens.part(number)
         _gather(spec, part, pieces, rows.parts[number]["base"], selection, writer)
         samples += _samples(rows, number, part, selection, encoder.tokenizer, SAMPLES - len(samples))
-    statistics = statistics_of(spec, rows, selection, sizes)
+    statistics = {**statistics_of(spec, rows, selection, sizes), "encoding": told}
     writer.close(
         items=_items(rows, selection, encoder.tokenizer),
         samples=samples,
@@ -190,6 +197,7 @@ def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) 
         "dropped": int(np.sum(accounts.status == DROPPED)),
         "truncated": int(truncated.sum()),
         "split": int(np.sum(used & (sizes.sequences > 1))),
+        "flags": {name: int(np.sum(used & (sizes.flags & bit > 0))) for name, bit in FLAGS.items()},
         "over_limit": over_limit(sizes, spec.data.max_tokens),
         "funnel": [
             {"rule": rule, "status": status, "dropped": count, "share": count / total}
@@ -280,6 +288,7 @@ def _ledger_part(
         number(sizes.tokens[here], pa.int32()),
         number(sizes.learned[here], pa.int32()),
         pa.array(np.where(used, selection.copies[here] * sizes.sequences[here], 0), pa.int32()),
+        pa.array(sizes.flags[here]),
     ]
     return pa.Table.from_arrays(columns, schema=LEDGER)
 

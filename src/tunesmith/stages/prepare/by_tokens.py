@@ -20,7 +20,8 @@ Pieces = dict[int, list[Piece]]  # place in the part -> what the row was split i
 
 @dataclass
 class Sizes:
-    """Of each row, int32 [N]: tokens and learned tokens, -1 of rows without ids; sequences, those that a used row became.
+    """Of each row, int32 [N]: tokens and learned tokens, -1 of rows without ids; sequences, those that a used row became; flags
+    uint8 [N], as `EncodedBatch` has them.
 
     learned_lost: learned tokens of over-long rows that were cut off or left out. before: int64 [2, n] of each part: tokens and
     learned tokens of the rows that all rules but those of length left.
@@ -29,13 +30,14 @@ class Sizes:
     tokens: np.ndarray
     learned: np.ndarray
     sequences: np.ndarray
+    flags: np.ndarray
     learned_lost: int = 0
     before: list[np.ndarray] = field(default_factory=list)
 
     @classmethod
     def of(cls, num_rows: int) -> Sizes:
         missing = np.full(num_rows, NONE, np.int32)
-        return cls(missing, missing.copy(), np.ones(num_rows, np.int32))
+        return cls(missing, missing.copy(), np.ones(num_rows, np.int32), np.zeros(num_rows, np.uint8))
 
 
 def judge_tokens(
@@ -69,6 +71,7 @@ def judge_tokens(
     has_ids = lengths > 0
     sizes.tokens[here] = np.where(has_ids, lengths, NONE)
     sizes.learned[here] = np.where(has_ids, learned, NONE)
+    sizes.flags[here] = part.flags
     return pieces
 
 

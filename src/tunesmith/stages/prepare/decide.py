@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tunesmith.errors import QuestionError
 from tunesmith.recipe import Recipe
@@ -126,6 +127,15 @@ def place_in(rows: Rows, row: int) -> str:
     facts = rows.parts[number]
     position = rows.part(number, ("position",))["position"][row - facts["base"]].as_py()
     return f"{rows.file_name(facts)}:{position}"
+
+
+def draw_sample(rows: Rows, left: np.ndarray, count: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(rows with the least content hashes, the longest rows) of those in `left`; ascending. The same rows each time."""
+    table = rows.columns("key", "characters").take(pa.array(left))
+    heads = pc.binary_slice(table["key"].cast(pa.binary()), 0, 8)
+    least = pc.sort_indices(heads).to_numpy()[:count]
+    by_length = np.argsort(-table["characters"].to_numpy(), kind="stable")[:longest]
+    return np.sort(left[least]), np.sort(left[by_length])
 
 
 def _signatures(judged: Judged) -> Any:

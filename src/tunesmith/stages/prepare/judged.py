@@ -33,7 +33,7 @@ from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.keys import content_key, prompt_key
 
 SCHEMA = 1
-KEYS = ("seed", "data.filters", "data.quality", "data.deduplicate", "data.leaks", "data.split", "data.sources")
+KEYS = ("data.filters", "data.quality.type")  # besides what decides signatures
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,20 @@ from tunesmith.runs.store import Artifact, fingerprint
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.assemble import assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
-from tunesmith.stages.prepare.decide import Selection, ask, decide
+from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in
 from tunesmith.stages.prepare.encoder import Encoder
 from tunesmith.stages.prepare.externals import pii_model_hash, source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, write_rows
+from tunesmith.stages.prepare.signatures import made_of as signatures_made_of
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, encoder_of, write_tokens
+from tunesmith.text.checks import check_masks
 from tunesmith.text.tokenizers import Tokenizer
 
 READER_VERSION = 3
+MASKS_CHECKED = 64  # rows
 TRAINABLE = ("auto", "train")  # what the user holds out is not judged
 
 
@@ -47,6 +50,7 @@ def _prepare(spec: Recipe, run: Run, compute: Compute) -> dict[str, Artifact]:
     encoder = encoder_of(model.base, model.revision, model.template, spec.data.learn)
     selection = decide(spec, rows, judged, _scores(spec, run, rows, judged, encoder.tokenizer))
     ask(selection)
+    _check_masks(spec, run, rows, selection, encoder.tokenizer)
     _leave_if_asked(run, "before tokenising")
 
     tokens_artifact = _tokens(spec, run, compute, rows_artifact, judged, rows, encoder.tokenizer)
@@ -94,7 +98,12 @@ def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
 
 
 def _verdicts(spec: Recipe, run: Run, compute: Compute, rows_artifact: Artifact, rows: Rows) -> Artifact:
-    made_of = {"rows": rows_artifact.id, "recipe": spec.slice(VERDICT_KEYS), "pii_model": pii_model_hash(spec)}
+    made_of = {
+        "rows": rows_artifact.id,
+        "recipe": spec.slice(VERDICT_KEYS),
+        "signatures": signatures_made_of(spec),
+        "pii_model": pii_model_hash(spec),
+    }
     id = fingerprint(made_of)
     found = run.store.find("Verdicts", id)
     if found is None:
@@ -137,6 +146,14 @@ def _scores(spec: Recipe, run: Run, rows: Rows, judged: Judged, tokenizer: Token
 
 
 # ----------------------------------------------------------------------------------------------------------- tokens
+
+
+def _check_masks(spec: Recipe, run: Run, rows: Rows, selection: Selection, tokenizer: Tokenizer) -> None:
+    """What is learned and what is not, by a sample of the rows that are left, before the rest is encoded."""
+    chosen, _ = draw_sample(rows, np.flatnonzero(selection.accounts.left), MASKS_CHECKED)
+    sample = [(place_in(rows, row), example) for row, example in rows.examples(chosen)]
+    facts = check_masks(tokenizer, sample, spec.data.learn)
+    run.record("prepare", "prepare/masks_checked", facts.rows, unit="rows")
 
 
 def _tokens(
@@ -190,6 +207,7 @@ def _tokens(
         found = draft.artifact
         encoded = found.notes["encoded"]
     run.record("prepare", "prepare/encoded_rows", encoded, unit="rows")
+    run.record("prepare", "prepare/tokenizer", found.notes["tokenizer"])
     return found
 
 
@@ -205,13 +223,14 @@ def _dataset(
     encoder: Encoder,
     inputs: tuple[Artifact, ...],
 ) -> Artifact:
+    encoding = {name: inputs[-1].notes[name] for name in ("tokenizer", "ways")}
     producer = {
         "stage": "prepare",
         "recipe": spec.slice(("seed", "data")),
         "inputs": {a.kind.lower(): a.id for a in inputs},
     }
     with run.store.create("Dataset", run.stage_key, producer=producer) as draft:
-        statistics = assemble(spec, rows, tokens, selection, encoder, draft.path)
+        statistics = assemble(spec, rows, tokens, selection, encoder, draft.path, told=encoding)
         draft.notes |= {"splits": statistics["splits"]}
     _tell_lengths(spec, run, statistics)
     for split, counts in statistics["splits"].items():

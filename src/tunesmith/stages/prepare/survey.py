@@ -24,16 +24,18 @@ from tunesmith.stages.prepare.accounts import USED
 from tunesmith.stages.prepare.assemble import refuse_nothing_left, split_statistics
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
 from tunesmith.stages.prepare.by_tokens import learned_tokens
-from tunesmith.stages.prepare.decide import Selection, decide, leaks_kept, place_in
+from tunesmith.stages.prepare.decide import Selection, decide, draw_sample, leaks_kept, place_in
 from tunesmith.stages.prepare.encoder import Encoder
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, collect, part_tasks, try_part
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.stages.prepare.tokens import turns_of
+from tunesmith.text.checks import check_masks
 from tunesmith.text.formats import tell
 from tunesmith.text.tokenizers import Tokenizer
 
 SAMPLE, LONGEST = 1000, 50
+MASKS_CHECKED = 64
 FEW_ITEMS = 20  # with fewer answers an interval says next to nothing
 
 
@@ -173,9 +175,12 @@ class _Sample:
 
 def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Selection, found: Findings) -> _Sample:
     left = np.flatnonzero(selection.accounts.status == USED)
-    drawn, longest = _draw(rows, left)
+    drawn, longest = draw_sample(rows, left, SAMPLE, LONGEST)
     chosen = np.union1d(drawn, longest)
     encoder = Encoder(tokenizer, spec.data.learn)
+    with found.gathering():
+        checked = [(place_in(rows, row), example) for row, example in rows.examples(drawn[:MASKS_CHECKED])]
+        check_masks(tokenizer, checked, spec.data.learn)
     limit = spec.data.max_tokens
     lengths, learned, kept, refused = [], [], [], {}
     for number, facts in enumerate(rows.parts):
@@ -208,15 +213,6 @@ def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Se
     if len(lengths):
         found.facts.append(f"the longest row has {lengths.max():,} tokens (data.max_tokens {limit:,})")
     return _Sample(chosen[used], np.minimum(lengths, limit)[used], kept[used], is_drawn[used])
-
-
-def _draw(rows: Rows, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows with the least content hashes, the longest rows) of those that are left; ascending."""
-    table = rows.columns("key", "characters").take(pa.array(left))
-    heads = pc.binary_slice(table["key"].cast(pa.binary()), 0, 8).to_pylist()
-    order = np.argsort(np.array([int.from_bytes(head, "big") for head in heads], np.uint64), kind="stable")
-    by_length = np.argsort(-table["characters"].to_numpy(), kind="stable")
-    return np.sort(left[order[:SAMPLE]]), np.sort(left[by_length[:LONGEST]])
 
 
 def _tell_encoded(

@@ -7,6 +7,7 @@ parts/00000/tokens.arrow    one line per row of the part of Rows with the same n
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -80,6 +81,7 @@ def encode_part(task: EncodeTask) -> dict[str, Any]:
 
     def write(path: Path) -> dict[str, Any]:
         table = rows.part(task.number, ("turns", "extra", "problem"))
+        ways = encoder.ways.copy()
         refused = 0
         with pa.OSFile(str(path / "tokens.arrow"), "wb") as out, pa.ipc.new_file(out, PART) as writer:
             for first in range(0, table.num_rows, BATCH_ROWS):
@@ -87,7 +89,15 @@ def encode_part(task: EncodeTask) -> dict[str, Any]:
                 done = encoder.encode(turns_of(batch))
                 writer.write_batch(_to_arrow(done, batch.num_rows))
                 refused += len(done.refused)
-        return {"rows": table.num_rows, "encoded": table["problem"].null_count - refused, "refused": refused}
+        proof = encoder.proof
+        return {
+            "rows": table.num_rows,
+            "encoded": table["problem"].null_count - refused,
+            "refused": refused,
+            "fast": proof is not None and proof.fast,
+            "why": proof.why if proof is not None else "",
+            "ways": dict(encoder.ways - ways),
+        }
 
     return parts.make(task.folder, task.number, write)
 
@@ -119,7 +129,12 @@ def write_tokens(
     counts = [parts.describe(known[number]) for number in range(len(rows.parts))]
     parts.move(aside, folder / "parts", len(counts))
     (folder / "tokens.json").write_text(json.dumps({"schema": SCHEMA, "parts": counts}))
-    return {"encoded": encoded, "refused": sum(part["refused"] for part in counts), "parts_kept": kept}
+    ways: Counter[str] = Counter()
+    for part in counts:
+        ways.update(part["ways"])
+    refused = sum(part["refused"] for part in counts)
+    told = {"fast": bool(counts) and all(part["fast"] for part in counts), "why": counts[0]["why"] if counts else ""}
+    return {"encoded": encoded, "refused": refused, "parts_kept": kept, "tokenizer": told, "ways": dict(ways)}
 
 
 def turns_of(table: pa.Table) -> Turns:
