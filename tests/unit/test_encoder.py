@@ -246,7 +246,7 @@ def test_the_shared_templates(test_data: Path, folder: str) -> None:
 
     hf = AutoTokenizer.from_pretrained(test_data / "data" / "tokenizers" / "minimind", local_files_only=True)
     chats, usual = (
-        [hard_chats(24, 4, exchanges=(1, 1, 1, 2))],
+        [hard_chats(16, 4, exchanges=(1, 1, 1, 2))],
         [(roles[1:], contents[1:], None) for roles, contents, _ in many(8)],
     )
     compiled = 0
