@@ -1,7 +1,7 @@
 """Rows a second of the batch encoder alone: 60,000 short chats made by code (about 31 MB), one process, ids and spans in flat arrays.
 
-Beside it: the same tokenizer bare on the contents of the turns (no template, no spans, no flags), and both again with
-`tokenizers` instead of the fast tokenizer, on a part of the rows. Medians of the repeats; the proof of the tokenizer and the
+Beside it: the same tokenizer bare on the rendered chats (no template, no spans, no flags), and both again with `tokenizers`
+instead of the fast tokenizer, on a part of the rows. Medians of the repeats; the proof of the tokenizer and the
 compiling of shapes are in `first_batch_s`.
 
     TUNESMITH_TEST_DATA=... python benchmarks/encode.py [--rows 60000] [--threads 1 2] [--repeats 3]
@@ -10,6 +10,7 @@ compiling of shapes are in `first_batch_s`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -69,9 +70,9 @@ def measure(name: str, threads: int, rows: int, repeats: int) -> dict[str, Any]:
     import pyarrow as pa
     from transformers import AutoTokenizer
 
-    from tunesmith.stages.prepare.contents import buffers
     from tunesmith.stages.prepare.encoder import Encoder, Turns
     from tunesmith.text import fast
+    from tunesmith.text.example import ROLES
     from tunesmith.text.templates import CHATML, ChatTemplate
     from tunesmith.text.tokenizers import Tokenizer
 
@@ -95,13 +96,21 @@ def measure(name: str, threads: int, rows: int, repeats: int) -> dict[str, Any]:
         act()
         return time.perf_counter() - start
 
+    rendered = [
+        "".join(
+            f"<|im_start|>{ROLES[role]}\n{content}<|im_end|>\n"
+            for role, content in zip(roles[at:to], contents[at:to], strict=True)
+        )
+        for at, to in itertools.pairwise(offsets)
+    ]
+
     def both(encoder: Encoder, limit: int) -> dict[str, Any]:
         parts = batches(limit)
         first_s = timed(lambda: encoder.encode(parts[0]))
+        raw = [fast.join(rendered[first : min(first + BATCH, limit)]) for first in range(0, limit, BATCH)]
         whole, bare = [], []
-        raw = [buffers(part.contents.cast(pa.large_utf8())) for part in parts]
         for _ in range(repeats):
-            bare.append(timed(lambda: [encoder._content.encode(part) for part in raw]))
+            bare.append(timed(lambda: [encoder._backend.encode(part) for part in raw]))
             whole.append(timed(lambda: [encoder.encode(part) for part in parts]))
         took, bare_took = statistics.median(whole), statistics.median(bare)
         return {
@@ -114,18 +123,18 @@ def measure(name: str, threads: int, rows: int, repeats: int) -> dict[str, Any]:
             "proof": encoder.proof.why if encoder.proof else "",
         }
 
-    encoder = Encoder(tokenizer, "all")
-    fast_figures = both(encoder, rows)
+    fast_figures = both(Encoder(tokenizer, "all"), rows)
     plain = Encoder(tokenizer, "all")
-    plain._content, plain.proof, plain._sample = fast.Plain(tokenizer._content), fast.Proof(False, "asked for"), []
-    plain_figures = both(plain, min(PLAIN_ROWS, rows))
-    few = [text for text in contents[: offsets[min(PLAIN_ROWS, rows)]]]
+    plain._backend, plain.proof = fast.Plain(hf.backend_tokenizer), fast.Proof(False, "asked for")
+    few = min(PLAIN_ROWS, rows)
+    plain_figures = both(plain, few)
     threaded = [
-        timed(lambda: tokenizer._content.encode_batch_fast(few, add_special_tokens=False)) for _ in range(repeats)
+        timed(lambda: hf.backend_tokenizer.encode_batch_fast(rendered[:few], add_special_tokens=False))
+        for _ in range(repeats)
     ]
-    plain_figures["encode_batch_fast_rows_per_s"] = round(min(PLAIN_ROWS, rows) / statistics.median(threaded))
+    plain_figures["encode_batch_fast_rows_per_s"] = round(few / statistics.median(threaded))
     return {
-        "megabytes": round(sum(len(t.encode()) for t in contents) / 1e6, 1),
+        "megabytes": round(sum(len(text.encode()) for text in contents) / 1e6, 1),
         "fast": fast_figures,
         "plain": plain_figures,
     }

@@ -65,7 +65,20 @@ GEMMA = (
 ESCAPES = (
     "{% for message in messages %}<|im_start|>{{ message.role }} {{ message.content | tojson }}<|im_end|>{% endfor %}"
 )
-TEMPLATES = {**NAMED, "llama2": LLAMA2, "llama3": LLAMA3, "qwen": QWEN, "gemma": GEMMA, "escapes": ESCAPES}
+ASKS = (
+    "{% for message in messages %}{% set content = message.content | trim %}"
+    "<|im_start|>{{ message.role }}{{ ' !' if content.startswith(('lead', 'both')[0]) or content == 'both' }}\n"
+    "{{ content }}<|im_end|>{% endfor %}"
+)
+TEMPLATES = {
+    **NAMED,
+    "asks": ASKS,
+    "llama2": LLAMA2,
+    "llama3": LLAMA3,
+    "qwen": QWEN,
+    "gemma": GEMMA,
+    "escapes": ESCAPES,
+}
 
 Chat = tuple[list[int], list[str], dict[str, Any] | None]
 
@@ -97,7 +110,7 @@ def sentencepiece_like() -> Reference:
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     data = [f"<0x{number:02X}>" for number in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=["<unk>", *CONTROL, *data], show_progress=False)
-    made.train_from_iterator([word for text in SCRIPTS[:3] for word in text.split(" ")], trainer)
+    made.train_from_iterator([*(word for text in SCRIPTS[:3] for word in text.split(" ")), *["▁a"] * 50], trainer)
     return made
 
 
@@ -246,7 +259,7 @@ def test_the_shared_templates(test_data: Path, folder: str) -> None:
 
     hf = AutoTokenizer.from_pretrained(test_data / "data" / "tokenizers" / "minimind", local_files_only=True)
     chats, usual = (
-        [hard_chats(24, 4, exchanges=(1, 1, 1, 2))],
+        [hard_chats(16, 4, exchanges=(1, 1, 1, 2))],
         [(roles[1:], contents[1:], None) for roles, contents, _ in many(8)],
     )
     compiled = 0
