@@ -201,7 +201,7 @@ def ours(name: str, folder: Path, rows: Path, model: Path) -> dict[str, Any]:
 
 
 def prepared(folder: Path, rows: Path, model: Path, data: dict[str, Any], hide: str | None = None) -> dict[str, Any]:
-    """One preparation of ours in a new workspace under folder/work. hide: a package that its processes cannot import."""
+    """One preparation of ours in a new workspace of its own. hide: a package that its processes cannot import."""
     folder.mkdir()
     shadows = folder / "without"
     if hide:
