@@ -1,9 +1,11 @@
 """Preparation from a JSONL file of chats to a Dataset, beside TRL's and LLaMA-Factory's own and beside a floor -> results/prepare.json.
 
 All sides get the same file, tokenizer and chat template, and packing is on for the peers; ours is a Dataset and the plan
-of every training step of an epoch (which examples, in which micro-batches). Imports are made before any clock starts
-and process starts are stated apart. Each measurement is a process of its own with new caches; quick sides go in turn,
-floor, ours, floor, ours ..., and their medians count. Of the peers each number of workers is tried and the best counts.
+of every training step of an epoch (which examples, in which micro-batches). Imports are made before any clock starts and
+process starts are stated apart (`started_s`); what a side starts within its time, such as our workers, is part of it.
+Each measurement is a process of its own with new caches; quick sides go in turn, floor, ours, floor, ours ..., and their
+medians count. Of the peers each number of workers is tried and the best counts. Memory that forked workers share is
+counted in each of them.
 
 Ids and labels are compared in the same run: every document of each side, unpacked, as a multiset.
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -92,7 +95,7 @@ SLOW = ("fallback", "bare_hf")
 # Loaded before the clock starts, where they are installed.
 IMPORTS = (
     "numpy", "orjson", "pyarrow", "pyarrow.ipc", "pyarrow.compute", "pyarrow.parquet", "daft", "jinja2", "tokenizers",
-    "transformers", "transformers.models.auto.tokenization_auto", "gigatoken", "awkward", "rensa", "tunesmith.runner",
+    "transformers", "transformers.models.auto.tokenization_auto", "transformers.models.llama.configuration_llama", "gigatoken", "awkward", "rensa", "tunesmith.runner",
     "tunesmith.tracking", "tunesmith.report", "tunesmith.stages.prepare.run", "tunesmith.stages.prepare.externals",
 )  # fmt: skip
 
@@ -198,7 +201,7 @@ def ours(name: str, folder: Path, rows: Path, model: Path) -> dict[str, Any]:
 
 
 def prepared(folder: Path, rows: Path, model: Path, data: dict[str, Any], hide: str | None = None) -> dict[str, Any]:
-    """One preparation of ours in a new workspace under folder/work. hide: a package that its processes cannot import."""
+    """One preparation of ours in a new workspace of its own. hide: a package that its processes cannot import."""
     folder.mkdir()
     shadows = folder / "without"
     if hide:
@@ -253,7 +256,19 @@ def prepare_side(folder: Path, rows: Path) -> dict[str, Any]:
     wall = time.perf_counter() - start
     made = dataset_of(folder)
     counts = json.loads((made / "dataset.json").read_bytes())
-    return {"began": began, "wall_s": wall, "examples": counts["examples"], "tokens": counts["tokens"]}
+    found = {"began": began, "wall_s": wall, "examples": counts["examples"], "tokens": counts["tokens"]}
+    return found | {"tokenizer": tokenizer_used(folder)}
+
+
+def tokenizer_used(folder: Path) -> str:
+    """What this process encodes this model's tokenizer with, and why: the proof made again."""
+    from tokenizers import Tokenizer
+
+    from tunesmith.text.fast import best_encoder
+
+    base = json.loads((folder / "recipe.yaml").read_bytes())["model"]["base"]
+    _, proof = best_encoder(Tokenizer.from_file(str(Path(base) / "tokenizer.json")))
+    return f"{'gigatoken' if proof.fast else 'tokenizers'}: {proof.why}"
 
 
 def plan_side(folder: Path, rows: Path) -> dict[str, Any]:
@@ -396,7 +411,7 @@ def summary(runs: list[dict[str, Any]], rows: int, size: int) -> dict[str, Any]:
     out["rows_per_s"] = round(rows / out["wall_s"], 1)
     out["mb_per_s"] = round(size / 1e6 / out["wall_s"], 2)
     out["walls_s"] = [round(run["wall_s"], 3) for run in good]
-    out |= {"versions": good[-1]["versions"]} if "versions" in good[-1] else {}
+    out |= {name: good[-1][name] for name in ("versions", "tokenizer") if name in good[-1]}
     return out | ({"failed_runs": len(runs) - len(good)} if len(good) < len(runs) else {})
 
 
@@ -456,6 +471,7 @@ def big(asked: argparse.Namespace, scratch: Path, model: Path) -> dict[str, Any]
     found: dict[str, list[dict[str, Any]]] = {}
     for name in ("floor", *(mode for mode in asked.modes if mode != "fallback")):
         take(found, name, partial(ours, name, scratch / f"big-{name}", rows, model))
+        shutil.rmtree(scratch / f"big-{name}")  # the disk need not hold them all
     sides = {name: summary(runs, asked.big, size) for name, runs in found.items()}
     return headline(sides, asked.big) | {"bytes": size, "sides": sides}
 
