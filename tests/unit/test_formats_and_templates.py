@@ -89,7 +89,11 @@ def test_segments_are_the_rendered_text_and_answers_with_their_end_are_learned(s
 
 def test_a_template_that_trims_is_still_cut_exactly() -> None:
     template = ChatTemplate(
-        "t", "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}</s>{% endfor %}", "", "</s>"
+        "t",
+        "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+        "",
+        "</s>",
     )
     chat = [Message("user", " q "), Message("assistant", "  a\n")]
     assert [s.text for s in template.segments(chat) if s.learned] == ["a", "</s>"]

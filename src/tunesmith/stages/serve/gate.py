@@ -32,7 +32,6 @@ from tunesmith.stages.serve.dialects import Dialect, Order
 from tunesmith.stages.serve.limits import BODY_SECONDS, REQUEST_SECONDS, Limits, Refusal
 from tunesmith.stages.serve.protocol import DONE, Ask, Defaults, Reply, TextStream, event, no_model, parse
 from tunesmith.text.example import Message
-from tunesmith.text.templates import Segment
 from tunesmith.text.tokenizers import Tokenizer
 
 log = logging.getLogger("tunesmith.serve")
@@ -307,8 +306,8 @@ def encode_turns(tokenizer: Tokenizer, turns: tuple[dict[str, str], ...]) -> lis
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of plain text, as training on plain text makes them: no start token, and control tokens stay text."""
-    ((ids, _),) = tokenizer.encode_segments([[Segment(text, learned=False, is_content=True)]])
+    """Token ids of plain text, as training on plain text makes them; control tokens stay text."""
+    ((ids, _),) = tokenizer.encode_segments([tokenizer.text_segments(text)])
     return ids.tolist()
 
 
