@@ -8,7 +8,7 @@ answers to these questions (`Look`), and can be made once. Whatever else is done
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from typing import Any, NoReturn
 
@@ -18,7 +18,8 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunesmith.text.example import Message
-from tunesmith.text.templates import ChatTemplate, TemplateError, _compiled
+from tunesmith.text.sandbox import EXTENSIONS, GLOBALS, tojson
+from tunesmith.text.templates import REFUSALS, ChatTemplate, TemplateError
 
 Change = tuple[tuple[str, str | None], ...]  # stripping methods with their characters, one after the other
 
@@ -68,17 +69,17 @@ def looks_of(template: ChatTemplate, messages: Sequence[Message]) -> dict[Look, 
     Raises NotLiteral where it does more than ask, strip and print; TemplateError where it refuses the chat.
     """
     looks: dict[Look, bool] = {}
-    watched = [{"role": m.role, "content": Watched(m.content, place, (), looks)} for place, m in enumerate(messages)]
+    template.render(messages)  # within limits, which this environment does not watch
+    watched = [replace(m, content=Watched(m.content, place, (), looks)) for place, m in enumerate(messages)]
     try:
         _watching(template.source).render(
-            messages=watched,
+            messages=template.as_input(watched),
             add_generation_prompt=False,
-            bos_token=template.bos_token,
-            eos_token=template.eos_token,
             tools=None,
             documents=None,
+            **dict(template.special_tokens),
         )
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except REFUSALS as error:
         raise TemplateError(f"the chat template refuses this chat: {error}") from error
     return looks
 
@@ -355,14 +356,10 @@ def _watched_test(name: str, test: Callable[..., Any]) -> Callable[..., Any]:
 
 @lru_cache(maxsize=32)
 def _watching(source: str) -> jinja2.Template:
-    """The template as `templates` compiles it, in an environment that watches."""
-    usual = _compiled(source).environment
-    environment = _Environment(
-        trim_blocks=usual.trim_blocks,
-        lstrip_blocks=usual.lstrip_blocks,
-        extensions=[type(extension) for extension in usual.extensions.values()],
-    )
-    environment.globals.update(usual.globals)
-    environment.filters = {name: _watched_filter(name, filter) for name, filter in usual.filters.items()}
-    environment.tests = {name: _watched_test(name, test) for name, test in usual.tests.items()}
+    """The template as `sandbox` compiles it, in an environment that watches instead of counting."""
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=EXTENSIONS)
+    environment.globals.update(GLOBALS)
+    filters = {**environment.filters, "tojson": tojson}
+    environment.filters = {name: _watched_filter(name, filter) for name, filter in filters.items()}
+    environment.tests = {name: _watched_test(name, test) for name, test in environment.tests.items()}
     return environment.from_string(source)

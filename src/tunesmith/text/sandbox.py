@@ -210,19 +210,13 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[_GenerationMarks, "jinja2.ext.loopcontrols"],
+            extensions=EXTENSIONS,
             finalize=_printed,
         )
-        self.filters |= {"tojson": _to_json, "join": _join}
+        self.filters |= {"tojson": tojson, "join": _join}
         self.filters = {name: _counted_filter(self, name, call) for name, call in self.filters.items()}
         self.filters["__turns__"] = _turns
-        self.globals |= {
-            "lipsum": _no_lipsum,
-            "raise_exception": _raise,
-            "strftime_now": _now,
-            "dict": _Dict(),
-            "namespace": _Namespace,
-        }
+        self.globals |= GLOBALS
 
     def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
         """What a template, a macro or a block prints, in one text."""
@@ -373,7 +367,7 @@ def _replace(text: Any, old: Any, new: Any, count: Any = None) -> Traced:
     return one.replace(str(old), str(new), -1 if count is None else count)
 
 
-def _to_json(
+def tojson(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
     return to_json(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
@@ -442,3 +436,14 @@ def _guard_method(owner: str, name: str, values: Sequence[Any]) -> None:
         len(run) > 6 for run in "".join(c if c.isdigit() else " " for c in owner).split()
     ):
         raise Overrun("a width of more than six digits")
+
+
+EXTENSIONS = (_GenerationMarks, "jinja2.ext.loopcontrols")
+# What chat templates may call, as transformers offers it.
+GLOBALS: dict[str, Any] = {
+    "lipsum": _no_lipsum,
+    "raise_exception": _raise,
+    "strftime_now": _now,
+    "dict": _Dict(),
+    "namespace": _Namespace,
+}

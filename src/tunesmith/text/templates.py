@@ -145,7 +145,7 @@ class ChatTemplate:
         spans: list[tuple[int, int]] | None = None,
     ) -> str:
         source = self._source_for(tools)
-        forms = _forms(source, self._special_tokens)
+        forms = _forms(source, self.special_tokens)
         turns = as_template_input(messages, forms)
         offered = [dict(tool) for tool in tools] or None
         characters = sum(len(message.content) + len(message.reasoning or "") for message in messages)
@@ -158,11 +158,15 @@ class ChatTemplate:
                 for place, turn in enumerate(turns)
             ]
             offered = written(offered, TOOLS)
-        return _run(source, characters, turns, offered, add_generation_prompt, self._special_tokens, spans, traced)
+        return _run(source, characters, turns, offered, add_generation_prompt, self.special_tokens, spans, traced)
 
     @property
-    def _special_tokens(self) -> tuple[tuple[str, str], ...]:
+    def special_tokens(self) -> tuple[tuple[str, str], ...]:
         return (("bos_token", self.bos_token), ("eos_token", self.eos_token), *self.special)
+
+    def as_input(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        """The messages of a chat without tools as this template reads them."""
+        return as_template_input(messages, _forms(self.source, self.special_tokens))
 
     # ------------------------------------------------------------------------------------------------------ segments
 
@@ -178,7 +182,7 @@ class ChatTemplate:
         """
         weights = wanted(messages, learn)
         whole = self._proven(messages, False, tools)
-        ends_turns = _ends_turns(self._source_for(tools), self._special_tokens)
+        ends_turns = _ends_turns(self._source_for(tools), self.special_tokens)
         spans = answer_spans(whole, messages, self._beginnings(tools), frozenset(weights), ends_turns)
         out = cut(whole, spans, weights)
         if not ends_turns and spans and spans[-1].place == len(messages) - 1:
@@ -191,7 +195,7 @@ class ChatTemplate:
     def prompt_segments(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[Segment]:
         """As `segments`, of a prompt that waits for the assistant; nothing is learned."""
         whole = self._proven(messages, True, tools)
-        ends_turns = _ends_turns(self._source_for(tools), self._special_tokens)
+        ends_turns = _ends_turns(self._source_for(tools), self.special_tokens)
         spans = answer_spans(whole, messages, self._beginnings(tools), frozenset(), ends_turns)
         return cut(whole, spans, {})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +34,7 @@ from tunesmith.stages.prepare.shapes import (
 from tunesmith.text.example import SYSTEM, Example
 from tunesmith.text.fast import BatchEncoder, Proof, best_encoder
 from tunesmith.text.templates import Segment, TemplateError
-from tunesmith.text.tokenizers import Tokenizer
+from tunesmith.text.tokenizers import Encoded, Tokenizer
 
 # N rows, M turns, S segments, T tokens, K spans
 JOINED_DIFFERS, CONTROL_IN_TEXT, NOTHING_LEARNED = 1, 2, 4
@@ -124,7 +124,7 @@ class Encoder:
         draft = self._draft(turns)
         segments = self._lay_out(turns, draft)
         ids, lengths = self._encode(turns, segments)
-        return self._finish(turns, draft, segments, ids, lengths)
+        return self._mend(turns, self._finish(turns, draft, segments, ids, lengths))
 
     def prove(self, contents: pa.Array) -> Proof:
         """Settle which tokenizer encodes, by the hard texts and a sample of these contents. The first call decides."""
@@ -380,6 +380,25 @@ class Encoder:
         out[np.repeat(same, lengths[same])[ours != theirs]] = True
         return out
 
+    def _mend(self, turns: Turns, batch: EncodedBatch) -> EncodedBatch:
+        """Rows whose segments cannot be encoded one by one, made the slow way: contents that melt into the scaffold
+        beside them, or that hold a control token."""
+        rows = np.flatnonzero(batch.flags & (JOINED_DIFFERS | CONTROL_IN_TEXT))
+        if not len(rows):
+            return batch
+        self.ways["mended"] += len(rows)
+        segments = [self.tokenizer.encode_example(self._example(turns, int(row)), self.learn) for row in rows]
+        flags = batch.flags.copy()
+        mended: dict[int, Encoded] = {}
+        for row, own, encoded in zip(rows.tolist(), segments, self.tokenizer.encode_segments(segments), strict=True):
+            mended[row] = encoded
+            flags[row] &= ~np.uint8(JOINED_DIFFERS)
+            if not flags[row] & CONTROL_IN_TEXT and encoded[0].tolist() != self.tokenizer.encode_whole(
+                "".join(segment.text for segment in own)
+            ):
+                flags[row] |= JOINED_DIFFERS
+        return put_rows(replace(batch, flags=flags), mended)
+
     def _rows_with_control(self, turns: Turns, texts: pa.Array) -> np.ndarray:
         """bool [N]: rows with a control token's text in a content."""
         hit = np.zeros(len(texts), bool)
@@ -396,12 +415,28 @@ class Encoder:
     @cached_property
     def _control_patterns(self) -> dict[str, str]:
         """First two characters of control tokens -> a pattern of those that begin so: plain search finds few candidates fast."""
-        added = self.tokenizer.hf.backend_tokenizer.get_added_tokens_decoder().values()
         by_stem: dict[str, list[str]] = {}
-        for token in added:
-            if token.special and token.content:
-                by_stem.setdefault(token.content[:2], []).append(token.content)
+        for token in sorted(self.tokenizer.control):
+            by_stem.setdefault(token[:2], []).append(token)
         return {stem: "|".join(map(_quoted, tokens)) for stem, tokens in by_stem.items()}
+
+
+def put_rows(batch: EncodedBatch, rows: dict[int, Encoded]) -> EncodedBatch:
+    """The batch with some rows' ids and spans exchanged."""
+    ids = np.split(batch.ids, batch.offsets[1:-1])
+    spans, weights = np.split(batch.spans, batch.span_offsets[1:-1]), np.split(batch.weights, batch.span_offsets[1:-1])
+    for row, (own, own_spans) in rows.items():
+        ids[row] = own
+        spans[row] = np.array([span[:2] for span in own_spans], np.int32).reshape(-1, 2)
+        weights[row] = np.array([span[2] for span in own_spans], np.float32)
+    return replace(
+        batch,
+        ids=np.concatenate(ids),
+        offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        spans=np.concatenate(spans),
+        span_offsets=np.cumsum([0, *map(len, spans)], dtype=np.int64),
+        weights=np.concatenate(weights),
+    )
 
 
 def learned_spans(
