@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 # Metrics of generated answers; a test compares this with scoring.metrics, which this light package may not import.
 ANSWER_METRICS = ("exact_match", "token_f1", "rouge_l", "json_validity")
+Role = Literal["system", "user", "assistant", "tool"]
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -698,8 +699,12 @@ class Data(Section):
         owner="stages.prepare.by_tokens",
         other="truncate",
     )
-    learn: Literal["all", "last"] = key(
-        "all", "Which assistant turns are learned: all, or the last one only.", owner="text.templates", other="last"
+    learn: Literal["all", "last"] | Annotated[tuple[Role, ...], Field(min_length=1)] = key(
+        "all",
+        "Which turns are learned: all of the assistant's, its last one only, or those of the roles listed; a turn's own "
+        "learn or weight goes first.",
+        owner="text.policies",
+        other="last",
     )
 
 

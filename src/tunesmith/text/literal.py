@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunesmith.text.example import Message
 from tunesmith.text.sandbox import EXTENSIONS, GLOBALS, tojson
-from tunesmith.text.templates import REFUSALS, ChatTemplate, TemplateError
+from tunesmith.text.templates import REFUSALS, ChatTemplate, TemplateError, template_input
 
 Change = tuple[tuple[str, str | None], ...]  # stripping methods with their characters, one after the other
 
@@ -73,7 +73,7 @@ def looks_of(template: ChatTemplate, messages: Sequence[Message]) -> dict[Look, 
     watched = [replace(m, content=Watched(m.content, place, (), looks)) for place, m in enumerate(messages)]
     try:
         _watching(template.source).render(
-            messages=template.as_input(watched),
+            messages=template_input(template, watched),
             add_generation_prompt=False,
             tools=None,
             documents=None,

@@ -164,10 +164,6 @@ class ChatTemplate:
     def special_tokens(self) -> tuple[tuple[str, str], ...]:
         return (("bos_token", self.bos_token), ("eos_token", self.eos_token), *self.special)
 
-    def as_input(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """The messages of a chat without tools as this template reads them."""
-        return as_template_input(messages, _forms(self.source, self.special_tokens))
-
     # ------------------------------------------------------------------------------------------------------ segments
 
     def segments(
@@ -303,6 +299,13 @@ def as_template_input(messages: Sequence[Message], forms: Forms) -> list[dict[st
             turn["tool_call_id"] = open_ids.pop(0)
         turns.append(turn)
     return turns
+
+
+def template_input(
+    template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Any] = ()
+) -> list[dict[str, Any]]:
+    """The messages of a chat in the forms that this template reads."""
+    return as_template_input(messages, _forms(template._source_for(tools), template.special_tokens))
 
 
 def _call(call: dict[str, Any], forms: Forms, place: int, number: int) -> dict[str, Any]:

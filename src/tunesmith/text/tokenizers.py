@@ -156,6 +156,19 @@ class Tokenizer:
         groups = self._groups(self._with_markers(row))
         return any(self._forges(group, "".join(segment.text for segment in group)) for group in groups)
 
+    def count_control_tokens(self, row: Sequence[Segment]) -> int:
+        """Control tokens that the template wrote into this row, and those markers that stand in the model's answers."""
+        if self._control_pattern is None:
+            return 0
+        return sum(
+            len(self._control_pattern.findall("".join(segment.text for segment in group if not segment.is_content)))
+            for group in self._groups(self._with_markers(row))
+        )
+
+    @property
+    def control_ids(self) -> np.ndarray:
+        return np.array(sorted(self._control_ids), np.int64)
+
     def _moved_blanks(self, pieces: list[Piece]) -> list[Piece]:
         """Some added tokens swallow the blanks beside them; these go to the token's piece, as in the whole text."""
         for number in range(1, len(pieces)):

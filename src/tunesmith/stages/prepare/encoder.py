@@ -392,10 +392,10 @@ class Encoder:
         mended: dict[int, Encoded] = {}
         for row, own, encoded in zip(rows.tolist(), segments, self.tokenizer.encode_segments(segments), strict=True):
             mended[row] = encoded
-            flags[row] &= ~np.uint8(JOINED_DIFFERS)
-            if not flags[row] & CONTROL_IN_TEXT and encoded[0].tolist() != self.tokenizer.encode_whole(
-                "".join(segment.text for segment in own)
-            ):
+            flags[row] &= ~np.uint8(JOINED_DIFFERS | CONTROL_IN_TEXT)
+            if self.tokenizer.holds_control_tokens(own):
+                flags[row] |= CONTROL_IN_TEXT
+            elif encoded[0].tolist() != self.tokenizer.encode_whole("".join(segment.text for segment in own)):
                 flags[row] |= JOINED_DIFFERS
         return put_rows(replace(batch, flags=flags), mended)
 

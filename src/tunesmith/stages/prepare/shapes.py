@@ -92,8 +92,19 @@ def contents_of(example: Example) -> list[str]:
 
 def is_equal(shape: Shape, contents: Sequence[str], segments: Sequence[Segment]) -> bool:
     """Does the shape give these segments, which the slow way made of these contents."""
-    ours = [(text, piece.learned, piece.is_content, piece.weight) for piece in shape if (text := piece.fill(contents))]
-    return ours == [(s.text, s.learned, s.is_content, weight_of(s)) for s in segments]
+    ours = [(piece.fill(contents), (piece.learned, piece.is_content, piece.weight)) for piece in shape]
+    return _merged(ours) == _merged([(s.text, (s.learned, s.is_content, weight_of(s))) for s in segments])
+
+
+def _merged(pieces: Sequence[tuple[str, tuple[bool, bool, float]]]) -> list[tuple[str, tuple[bool, bool, float]]]:
+    """Without empty contents, around which the slow way sees one piece of scaffold."""
+    out: list[tuple[str, tuple[bool, bool, float]]] = []
+    for text, kind in pieces:
+        if text and out and out[-1][1] == kind:
+            out[-1] = (out[-1][0] + text, kind)
+        elif text:
+            out.append((text, kind))
+    return out
 
 
 def weight_of(segment: Segment) -> float:
