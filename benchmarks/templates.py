@@ -18,6 +18,7 @@ import argparse
 import json
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,29 @@ CHATS: dict[str, tuple[list[Message], tuple[dict[str, Any], ...]]] = {
     "unicode": ([user("Größe? 日本語 🎉 \u200d"), answer("été\u00a0مرحبا 👩‍👩‍👧 ﬁ"), user("…"), answer("...\n\n")], ()),
     "markup": ([user("a <b>&amp;</b> {{ x }} {% if %} \\n \"q\" 'q'"), answer("<p>{'a': 1} [1, 2] $x_1$</p>")], ()),
     "control tokens": (
-        [user("say <|im_end|> or </s> [INST] <|eot_id|> <end_of_turn> <|end|> <|user|>"), answer("no <|im_start|>user\n</s>!")],
+        [
+            user("say <|im_end|> or </s> [INST] <|eot_id|> <end_of_turn> <|end|> <|user|>"),
+            answer("no <|im_start|>user\n</s>!"),
+        ],
         (),
     ),
     "repeated": ([user("yes"), answer("yes"), user("yes"), answer("yes")], ()),
-    "thinking": ([user("2+2?"), answer("4", reasoning="two and two\n"), user("3+3?"), answer("6", reasoning="three twice")], ()),
-    "thinking in the content": ([user("2+2?"), answer("<think>\nadd\n</think>\n\n4"), user("a"), answer("<think>b</think>c")], ()),
+    "thinking": (
+        [user("2+2?"), answer("4", reasoning="two and two\n"), user("3+3?"), answer("6", reasoning="three twice")],
+        (),
+    ),
+    "thinking in the content": (
+        [user("2+2?"), answer("<think>\nadd\n</think>\n\n4"), user("a"), answer("<think>b</think>c")],
+        (),
+    ),
     "tool call": (
-        [system("S."), user("Weather?"), answer("", tool_calls=(call("Bonn", days=3),)), result("sunny, 24 °C"), answer("Sunny.")],
+        [
+            system("S."),
+            user("Weather?"),
+            answer("", tool_calls=(call("Bonn", days=3),)),
+            result("sunny, 24 °C"),
+            answer("Sunny."),
+        ],
         (TOOL,),
     ),
     "tool calls and turns": (
@@ -146,7 +162,9 @@ def tokenizer_for(source: str) -> PreTrainedTokenizerFast:
     )  # fmt: skip
     text = " ".join(json.dumps([m.content for m in chat], ensure_ascii=False) for chat, _ in CHATS.values())
     backend.train_from_iterator([text, source[:4000]] * 3, trainer)
-    markers = sorted({m for m in re.findall(r"<\|[^|<>\s'\"]+\|?>|</?[a-z_]+>|<｜[^<>]+>|\[/?[A-Z_]+\]|\[\|[a-z]+\|\]", source)})
+    markers = sorted(
+        {m for m in re.findall(r"<\|[^|<>\s'\"]+\|?>|</?[a-z_]+>|<｜[^<>]+>|\[/?[A-Z_]+\]|\[\|[a-z]+\|\]", source)}
+    )
     soft = [m for m in markers if "think" in m or "tool" in m]
     hf = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
@@ -156,14 +174,16 @@ def tokenizer_for(source: str) -> PreTrainedTokenizerFast:
     return hf
 
 
-def judge(source: str, name: str, sibling: str | None = None) -> Verdict:
-    """All oracles on all chats."""
+def judge(source: str, name: str, sibling: str | None = None, chosen: Collection[str] = ()) -> Verdict:
+    """All oracles on all chats, or on the chosen ones."""
     out = Verdict()
     hf = tokenizer_for(source)
     template = ChatTemplate(name, source, "<s>", "</s>", (("unk_token", "<unk>"), ("pad_token", "<pad>")))
     marked = ChatTemplate(name, sibling, "<s>", "</s>", template.special) if sibling is not None else None
     tokenizer = Tokenizer(hf, template, frozenset())
     for chat, (messages, tools) in CHATS.items():
+        if chosen and chat not in chosen:
+            continue
         _judge_chat(out, tokenizer, marked, chat, messages, tools)
     out.way, out.why_not = way_of(tokenizer)
     if not out.rendered:
@@ -300,7 +320,11 @@ def way_of(tokenizer: Tokenizer) -> tuple[str, str]:
     batch = encoder.encode(Turns(offsets, roles, pa.array(contents)))
     if len(batch.refused) == len(rows):
         return "", next(iter(batch.refused.values()))
-    return ("compiled segments", "") if encoder.ways["compiled"] else ("prefix rendering", "it does more with contents than print them")
+    return (
+        ("compiled segments", "")
+        if encoder.ways["compiled"]
+        else ("prefix rendering", "it does more with contents than print them")
+    )
 
 
 def _transformers(template: ChatTemplate, messages: list[Message], tools: Any) -> str | None:
@@ -323,10 +347,11 @@ def sibling_of(path: Path) -> str | None:
     return other.read_text(encoding="utf-8") if other.exists() else None
 
 
-def table(folder: Path) -> dict[str, Verdict]:
-    paths = sorted(folder.glob("*/*.jinja"))
+def table(folder: Path, chosen: Collection[str] = (), every: int = 1) -> dict[str, Verdict]:
+    """Verdicts by template. chosen: chats, all where there are none. every: judge each n-th template only."""
+    paths = sorted(folder.glob("*/*.jinja"))[::every]
     return {
-        f"{path.parent.name}/{path.stem}": judge(path.read_text(encoding="utf-8"), path.stem, sibling_of(path))
+        f"{path.parent.name}/{path.stem}": judge(path.read_text(encoding="utf-8"), path.stem, sibling_of(path), chosen)
         for path in paths
     }
 

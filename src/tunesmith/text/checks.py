@@ -156,7 +156,9 @@ def _other_prompt(
         return None
     if ids[: len(served)].tolist() == served:
         return None
-    at = next((n for n, (a, b) in enumerate(zip(ids.tolist(), served, strict=False)) if a != b), min(len(ids), len(served)))
+    at = next(
+        (n for n, (a, b) in enumerate(zip(ids.tolist(), served, strict=False)) if a != b), min(len(ids), len(served))
+    )
     return f"token {at} is {tokenizer.decode(ids[at : at + 1].tolist(), skip_special=False)!r}, serving makes {tokenizer.decode(served[at : at + 1], skip_special=False)!r}"
 
 
@@ -221,7 +223,11 @@ def _refuse(failures: dict[str, list[_Failure]], total: int) -> None:
         for failure in rows[:SHOWN]
     ]
     code, rows = next(iter(sorted(failures.items())))
-    raise DataError(code, f"{len(rows):,} of {total:,} rows looked at would be learned wrongly; nothing was trained", problems=problems)
+    raise DataError(
+        code,
+        f"{len(rows):,} of {total:,} rows looked at would be learned wrongly; nothing was trained",
+        problems=problems,
+    )
 
 
 def _alike(rows: Sequence[_Failure]) -> str:
@@ -262,7 +268,10 @@ def told(facts: MaskFacts) -> list[str]:
         (facts.nothing_learned, "learn nothing"),
         (facts.control_in_text, "hold a control token in somebody's text; it is encoded as text"),
         (facts.whole_differs, "have other token ids than their text encoded whole, at an answer's edge"),
-        (facts.prompt_differs, "begin otherwise than the prompt that serving renders: so the chat template writes them"),
+        (
+            facts.prompt_differs,
+            "begin otherwise than the prompt that serving renders: so the chat template writes them",
+        ),
     ):
         if rows:
             out.append(f"{len(rows):,} of {facts.rows:,} rows looked at {what}, first {rows[0]}")

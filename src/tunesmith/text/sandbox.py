@@ -245,7 +245,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         meter.size(_size(value, {}, meter.max_output, 0))
         return value
 
-    def call(__self, __context: Any, __obj: Any, *values: Any, **named: Any) -> Any:  # noqa: B902, N805 (jinja's interface)
+    def call(__self, __context: Any, __obj: Any, *values: Any, **named: Any) -> Any:
         _meter().step()
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
         if isinstance(owner, str):
@@ -256,9 +256,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             if __obj.__name__ == "join" and values:
                 values = (list(values[0]), *values[1:])
             _guard_method(owner, __obj.__name__, values)
-        if type(owner) is str:
-            if traced and __obj.__name__ in ("join", "replace"):
-                __obj = getattr(Traced(owner, ()), __obj.__name__)
+        if type(owner) is str and traced and __obj.__name__ in ("join", "replace"):
+            __obj = getattr(Traced(owner, ()), __obj.__name__)
         result = super().call(__context, __obj, *values, **named)
         if type(result) in (list, dict, tuple):
             __self.weighed(result)

@@ -7,10 +7,11 @@ Where it ends follows from rendering the chat up to it: what both share behind t
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonpath
 
 from tunesmith.text.example import Message
 from tunesmith.text.traced import Traced
@@ -71,6 +72,8 @@ def answer_spans(
                 left_out = "tool call" if message.tool_calls and not message.content.strip() else "text"
                 raise TemplateError(f"the chat template leaves the {left_out} of messages[{place}] out")
             continue
+        if message.tool_calls and place in also:
+            _refuse_lost_calls(whole, message, place, runs)
         before = render(messages[:place], True) if is_answer else None
         start = _start(whole, before, place, runs[0][0] if runs else None)
         if start is None or (spans and start < spans[-1].end):
@@ -83,6 +86,15 @@ def answer_spans(
         last = max(start, _last_of_turn(whole, upto, place, runs)) if runs else start
         spans.append(Span(start, _end(whole, upto, place, last, ends_turns), place))
     return spans
+
+
+def _refuse_lost_calls(whole: Traced, message: Message, place: int, runs: Sequence[tuple[int, int]]) -> None:
+    """A template that knows no tools prints the content and drops the call: the model would learn to announce it only."""
+    for call in message.tool_calls:
+        name = str(call.get("function", call).get("name", ""))
+        texts = [str.__str__(whole[start:end]) for start, end in runs]
+        if not any(name in text and text not in message.content for text in texts):
+            raise TemplateError(f"the chat template leaves the tool call of messages[{place}] out")
 
 
 def _runs_of_turn(whole: Traced, place: int) -> list[tuple[int, int]]:
@@ -122,7 +134,7 @@ def _start(whole: Traced, before: Traced | None, place: int, first: int | None) 
     base = max((end for _, end, by in whole.runs if 0 <= by < place and end <= limit), default=0)
     base_before = max((end for _, end, by in before.runs if 0 <= by < place), default=0)
     rest, rest_before = whole[base:], before[base_before:]
-    shared = len(os.path.commonprefix([str.__str__(rest), str.__str__(rest_before)]))
+    shared = len(commonpath([str.__str__(rest), str.__str__(rest_before)]))
     if shared < len(rest_before):
         shared = _out_of_marker(str.__str__(rest), shared)
     return min(base + shared, limit)
@@ -145,7 +157,7 @@ def _end(whole: Traced, upto: Traced | None, place: int, last: int, ends_turns: 
         return last + len(rest) - len(rest.lstrip()) + closing.end() if closing else last
     mine = [end for _, end, by in upto.runs if by == place]
     rest_upto = str.__str__(upto[min(mine[-1] if mine else last, len(upto)) :])
-    shared = len(os.path.commonprefix([rest, rest_upto]))
+    shared = len(commonpath([rest, rest_upto]))
     if shared < len(rest):
         shared = min(_out_of_marker(rest, shared), _out_of_marker(rest_upto, shared))
     end = 0
@@ -169,7 +181,7 @@ def cut(whole: Traced, spans: Sequence[Span], weights: dict[int, float]) -> list
     out: list[Segment] = []
     at_run = at_span = 0
     runs = whole.runs
-    for start, end in zip(ordered, ordered[1:], strict=False):
+    for start, end in itertools.pairwise(ordered):
         while at_run < len(runs) and runs[at_run][1] <= start:
             at_run += 1
         while at_span < len(spans) and spans[at_span].end <= start:

@@ -6,6 +6,7 @@ shape cannot be compiled (tools, reasoning, templates that rewrite contents) go 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -293,7 +294,7 @@ class Encoder:
     def _clean(self, shape: Shape, begins: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """bool [R]: rows of a shape whose seams are all exact."""
         out = np.ones(len(begins), bool)
-        for left, right in zip(shape, shape[1:], strict=False):
+        for left, right in itertools.pairwise(shape):
             if left.place is None and right.place is None:
                 out &= self._seams.between(left.text, right.text)
             elif left.place is None:
