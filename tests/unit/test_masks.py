@@ -239,6 +239,10 @@ def test_good_rows_pass_and_what_was_seen_is_told() -> None:
         ["rows.jsonl:3", "rows.jsonl:4"],
     )
     assert facts.stops == {"<|im_end|>": 2}
+    thinking = Example((Message("user", "q"), Message("assistant", "a", reasoning="because")))
+    for name, lost in (("chatml", []), ("phi", ["rows.jsonl:1"])):
+        other = with_template(byte_level(special=[*SPECIAL, "<|end|>"]), plain(name), ("<|im_end|>", "<|end|>"))
+        assert check_masks(other, rows(thinking), "all").thinking_left_out == lost
     assert any("rows.jsonl:2" in sentence for sentence in told(facts))
 
 

@@ -28,7 +28,8 @@ class MaskFacts:
     refused: the template does not take the row. nothing_learned: no token of it is learned. control_in_text: somebody's text
     holds a control token (encoded as text; such a row has other ids than its text encoded whole). whole_differs: of the other
     rows, those whose ids differ from their text's encoded whole. prompt_differs: the template itself renders the prompt
-    otherwise than the beginning of the whole chat, so served prompts look otherwise than trained ones. stops: tokens that end
+    otherwise than the beginning of the whole chat, so served prompts look otherwise than trained ones. thinking_left_out: the
+    template does not print the last answer's thinking. stops: tokens that end
     learned answers, by how many.
     """
 
@@ -38,6 +39,7 @@ class MaskFacts:
     control_in_text: list[str] = field(default_factory=list)
     whole_differs: list[str] = field(default_factory=list)
     prompt_differs: list[str] = field(default_factory=list)
+    thinking_left_out: list[str] = field(default_factory=list)
     stops: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
@@ -88,6 +90,9 @@ def _check_row(
         failures.append(("TXT-051", failure))
     if (failure := wrong_start(tokenizer, ids)) is not None:
         failures.append(("TXT-052", failure))
+    thought = example.messages[-1].reasoning if example.messages else None
+    if thought and thought.strip() not in text:
+        facts.thinking_left_out.append(place)
     if tokenizer.holds_control_tokens(own):
         facts.control_in_text.append(place)
     elif tokenizer.encode_whole(text) != ids.tolist():

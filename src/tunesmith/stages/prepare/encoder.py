@@ -29,6 +29,7 @@ from tunesmith.stages.prepare.shapes import (
     contents_of,
     is_equal,
     pack,
+    segments_of,
     weight_of,
     with_contents,
 )
@@ -125,7 +126,7 @@ class Encoder:
         draft = self._draft(turns)
         segments = self._lay_out(turns, draft)
         ids, lengths = self._encode(turns, segments)
-        return self._mend(turns, self._finish(turns, draft, segments, ids, lengths))
+        return self._mend(turns, draft, self._finish(turns, draft, segments, ids, lengths))
 
     def prove(self, contents: pa.Array) -> Proof:
         """Settle which tokenizer encodes, by the hard texts and a sample of these contents. The first call decides."""
@@ -381,14 +382,19 @@ class Encoder:
         out[np.repeat(same, lengths[same])[ours != theirs]] = True
         return out
 
-    def _mend(self, turns: Turns, batch: EncodedBatch) -> EncodedBatch:
+    def _mend(self, turns: Turns, draft: _Draft, batch: EncodedBatch) -> EncodedBatch:
         """Rows whose segments cannot be encoded one by one, made the slow way: contents that melt into the scaffold
         beside them, or that hold a control token."""
         rows = np.flatnonzero(batch.flags & (JOINED_DIFFERS | CONTROL_IN_TEXT))
         if not len(rows):
             return batch
         self.ways["mended"] += len(rows)
-        segments = [self.tokenizer.encode_example(self._example(turns, int(row)), self.learn) for row in rows]
+        chosen = set(rows.tolist())
+        shapes = {row: shape for of_shape, shape in draft.compiled for row in chosen.intersection(of_shape.tolist())}
+        segments = [
+            segments_of(shapes[row], contents_of(self._example(turns, row))) if row in shapes else draft.slow[row]
+            for row in rows.tolist()
+        ]
         flags = batch.flags.copy()
         mended: dict[int, Encoded] = {}
         for row, own, encoded in zip(rows.tolist(), segments, self.tokenizer.encode_segments(segments), strict=True):

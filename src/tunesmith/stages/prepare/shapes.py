@@ -34,6 +34,7 @@ class Piece:
     change: Change
     learned: bool
     weight: float
+    answer: int | None = None  # as a Segment's
 
     @property
     def is_content(self) -> bool:
@@ -90,20 +91,25 @@ def contents_of(example: Example) -> list[str]:
     return [example.text] if example.text is not None else [message.content for message in example.messages]
 
 
+def segments_of(shape: Shape, contents: Sequence[str]) -> list[Segment]:
+    """The segments of one row of a shape."""
+    filled = ((piece, piece.fill(contents)) for piece in shape)
+    return [Segment(text, p.learned, p.is_content, p.weight, p.answer) for p, text in filled if text]
+
+
 def is_equal(shape: Shape, contents: Sequence[str], segments: Sequence[Segment]) -> bool:
     """Does the shape give these segments, which the slow way made of these contents."""
-    ours = [(piece.fill(contents), (piece.learned, piece.is_content, piece.weight)) for piece in shape]
-    return _merged(ours) == _merged([(s.text, (s.learned, s.is_content, weight_of(s))) for s in segments])
+    return _merged(segments_of(shape, contents)) == _merged(segments)
 
 
-def _merged(pieces: Sequence[tuple[str, tuple[bool, bool, float]]]) -> list[tuple[str, tuple[bool, bool, float]]]:
-    """Without empty contents, around which the slow way sees one piece of scaffold."""
-    out: list[tuple[str, tuple[bool, bool, float]]] = []
-    for text, kind in pieces:
-        if text and out and out[-1][1] == kind:
-            out[-1] = (out[-1][0] + text, kind)
-        elif text:
-            out.append((text, kind))
+def _merged(segments: Sequence[Segment]) -> list[Segment]:
+    """Around an empty content the slow way sees one piece of scaffold."""
+    out: list[Segment] = []
+    for segment in segments:
+        if out and replace(out[-1], text="") == replace(segment, text=""):
+            out[-1] = replace(segment, text=out[-1].text + segment.text)
+        else:
+            out.append(segment)
     return out
 
 
@@ -174,7 +180,7 @@ def _pieces(segments: Sequence[Segment], marked: Example, wanted: dict[Look, boo
         elif "\u27e6shape-" in segment.text:
             raise NotLiteral("a content stands in what the slow way takes for scaffold")
         text = "" if segment.is_content else segment.text
-        out.append(Piece(text, place, change, segment.learned, weight_of(segment)))
+        out.append(Piece(text, place, change, segment.learned, weight_of(segment), segment.answer))
     return tuple(out)
 
 
