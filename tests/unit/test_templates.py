@@ -263,7 +263,7 @@ def test_authors_follow_their_letters() -> None:
     assert text[1:3].runs == ((0, 2, 1),)
     assert ("x" + one).runs == ((1, 8, 1),)
     assert Traced("-", ()).join(["", two, ""]).runs == ((1, 4, 2),)
-    assert (f"{two}").runs == ((0, 3, -2),), "what is not followed is somebody's as a whole"
+    assert two.center(5).runs == ((0, 5, -2),), "what is not followed is somebody's as a whole"
     assert text.splitlines()[0].runs == text.runs
     assert one.upper().runs == one.runs
     assert one == "  ab,c "

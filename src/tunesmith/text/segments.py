@@ -11,7 +11,6 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonpath
 
 from tunesmith.text.example import Message
 from tunesmith.text.traced import Traced
@@ -58,7 +57,7 @@ def answer_spans(
     """The spans of all assistant turns and of the turns named in `also`.
 
     ends_turns: the template closes an answer by a marker; if not, the next turn's opening is what stops the model.
-    Raises TemplateError where a turn has text and the template leaves all of it out.
+    Raises TemplateError where a turn named in `also` has text and the template leaves all of it out.
     """
     spans: list[Span] = []
     for place, message in enumerate(messages):
@@ -67,10 +66,10 @@ def answer_spans(
             continue
         runs = _runs_of_turn(whole, place)
         said = bool(message.content.strip() or message.tool_calls)
+        if not runs and said and place in also:
+            left_out = "tool call" if message.tool_calls and not message.content.strip() else "text"
+            raise TemplateError(f"the chat template leaves the {left_out} of messages[{place}] out")
         if not runs and (said or not is_answer):
-            if place in also or said:
-                left_out = "tool call" if message.tool_calls and not message.content.strip() else "text"
-                raise TemplateError(f"the chat template leaves the {left_out} of messages[{place}] out")
             continue
         if message.tool_calls and place in also:
             _refuse_lost_calls(whole, message, place, runs)
@@ -115,12 +114,14 @@ def _last_of_turn(whole: Traced, upto: Traced | None, place: int, runs: Sequence
     behind = str.__str__(upto[mine[-1] :])
     marker = MARKER.search(behind)
     closing = behind[: marker.end()] if marker else behind.rstrip()
-    follow = [end for _, end in runs if closing and str.__str__(whole[end : end + len(closing)]) == closing]
-    return (
-        follow[min(len(follow), sum(str.__str__(upto[end : end + len(closing)]) == closing for end in mine)) - 1]
-        if follow
-        else runs[-1][1]
-    )
+    if not closing:
+        return runs[-1][1]
+
+    def closed(text: Traced, ends: Sequence[int]) -> list[int]:
+        return [end for end in ends if str.__str__(text[end : end + len(closing)]) == closing]
+
+    here, there = closed(whole, [end for _, end in runs]), closed(upto, mine)
+    return here[min(len(here), len(there)) - 1] if here else runs[-1][1]
 
 
 def _start(whole: Traced, before: Traced | None, place: int, first: int | None) -> int | None:
@@ -134,10 +135,17 @@ def _start(whole: Traced, before: Traced | None, place: int, first: int | None) 
     base = max((end for _, end, by in whole.runs if 0 <= by < place and end <= limit), default=0)
     base_before = max((end for _, end, by in before.runs if 0 <= by < place), default=0)
     rest, rest_before = whole[base:], before[base_before:]
-    shared = len(commonpath([str.__str__(rest), str.__str__(rest_before)]))
+    shared = _shared(str.__str__(rest), str.__str__(rest_before))
     if shared < len(rest_before):
         shared = _out_of_marker(str.__str__(rest), shared)
     return min(base + shared, limit)
+
+
+def _shared(one: str, other: str) -> int:
+    """Length of what both begin with."""
+    if other.startswith(one) or one.startswith(other):
+        return min(len(one), len(other))
+    return next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
 
 
 def _out_of_marker(text: str, place: int) -> int:
@@ -157,7 +165,7 @@ def _end(whole: Traced, upto: Traced | None, place: int, last: int, ends_turns: 
         return last + len(rest) - len(rest.lstrip()) + closing.end() if closing else last
     mine = [end for _, end, by in upto.runs if by == place]
     rest_upto = str.__str__(upto[min(mine[-1] if mine else last, len(upto)) :])
-    shared = len(commonpath([rest, rest_upto]))
+    shared = _shared(rest, rest_upto)
     if shared < len(rest):
         shared = min(_out_of_marker(rest, shared), _out_of_marker(rest_upto, shared))
     end = 0
