@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -313,31 +314,35 @@ def test_what_the_template_itself_renders_otherwise_is_counted_not_refused() -> 
     assert facts.prompt_differs == ["rows.jsonl:1"]
 
 
-def columns(tokenizer: Tokenizer, *examples: Example) -> tuple[np.ndarray, ...]:
+def columns(tokenizer: Tokenizer, *examples: Example) -> SimpleNamespace:
     encoded = tokenizer.encode_segments([tokenizer.encode_example(example, "all") for example in examples])
-    ids = np.concatenate([row for row, _ in encoded])
-    spans = [span[:2] for _, row in encoded for span in row]
-    return (
-        ids,
-        np.cumsum([0, *(len(row) for row, _ in encoded)]),
-        np.array(spans, np.int32).reshape(-1, 2),
-        np.cumsum([0, *(len(row) for _, row in encoded)]),
+    return SimpleNamespace(
+        ids=np.concatenate([row for row, _ in encoded]),
+        offsets=np.cumsum([0, *(len(row) for row, _ in encoded)]),
+        spans=np.array([span[:2] for _, row in encoded for span in row], np.int32).reshape(-1, 2),
+        span_offsets=np.cumsum([0, *(len(row) for _, row in encoded)]),
     )
+
+
+def place(part: int, row: int) -> str:
+    return f"part {part} row {row}"
 
 
 def test_all_rows_are_checked_in_columns() -> None:
     tokenizer = with_template(byte_level(), plain("chatml"))
     mute = Example((Message("user", "q"), Message("assistant", "a", learn=False)))
-    facts = check_columns(tokenizer, *columns(tokenizer, chat("q", "a"), mute, chat("r", "b")), str)
-    assert (facts.rows, facts.nothing_learned.tolist(), facts.stopped) == (3, [1], 1.0)
-    with pytest.raises(DataError, match="TXT-050"):
-        check_columns(tokenizer, *columns(tokenizer, mute), str)
+    parts = [columns(tokenizer, mute), columns(tokenizer, chat("q", "a"), mute, chat("r", "b"))]
+    facts = check_columns(tokenizer, parts, place)
+    assert (facts.rows, facts.nothing_learned, facts.learned, facts.stopped) == (4, [(0, 0), (1, 1)], 2, 2)
+    with pytest.raises(DataError, match="TXT-050 part 0 row 0"):
+        check_columns(tokenizer, parts[:1], place)
     unstopped = with_template(byte_level(), plain("chatml"), ("</s>",))
-    with pytest.raises(DataError, match="TXT-051"):
-        check_columns(unstopped, *columns(unstopped, chat("q", "a")), str)
-    doubled = with_template(byte_level(bos=True), "<s><s>" + NAMED["chatml"])
-    with pytest.raises(DataError, match="TXT-052"):
-        check_columns(doubled, *columns(doubled, chat("q", "a")), str)
+    with pytest.raises(DataError, match="TXT-051 part 0 row 0"):
+        check_columns(unstopped, [columns(unstopped, chat("q", "a"))], place)
+    for start in ("<s><s>", ""):
+        other = with_template(byte_level(bos=True), start + NAMED["chatml"])
+        with pytest.raises(DataError, match="TXT-052 part 0 row 1"):
+            check_columns(other, [columns(other, Example(text="fine"), chat("q", "a"))], place)
 
 
 def test_every_small_template_passes_the_checks() -> None:
