@@ -179,6 +179,21 @@ def test_arguments_are_objects_or_text_as_a_template_takes_them() -> None:
     assert "[TOOL_CALLS]f[ARGS]" in template(plain("mistral")).render(messages), "a call without an id gets one"
 
 
+def test_a_list_of_calls_is_no_sign_of_python() -> None:
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{% if not c.id %}{{ raise_exception('no id') }}"
+        '{% endif %}[{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}]{% endfor %}</s>{% endfor %}'
+    )
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    messages = [
+        Message("user", "q"),
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", "r"),
+        Message("assistant", "b"),
+    ]
+    assert '[{"name": "f", "arguments": {"a": 1}}]' in template(source).render(messages)
+
+
 def test_a_call_that_a_template_drops_refuses_the_row() -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     for content in ("", "I call f."):
