@@ -18,6 +18,7 @@ import argparse
 import json
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,14 +174,16 @@ def tokenizer_for(source: str) -> PreTrainedTokenizerFast:
     return hf
 
 
-def judge(source: str, name: str, sibling: str | None = None) -> Verdict:
-    """All oracles on all chats."""
+def judge(source: str, name: str, sibling: str | None = None, chosen: Collection[str] = ()) -> Verdict:
+    """All oracles on all chats, or on the chosen ones."""
     out = Verdict()
     hf = tokenizer_for(source)
     template = ChatTemplate(name, source, "<s>", "</s>", (("unk_token", "<unk>"), ("pad_token", "<pad>")))
     marked = ChatTemplate(name, sibling, "<s>", "</s>", template.special) if sibling is not None else None
     tokenizer = Tokenizer(hf, template, frozenset())
     for chat, (messages, tools) in CHATS.items():
+        if chosen and chat not in chosen:
+            continue
         _judge_chat(out, tokenizer, marked, chat, messages, tools)
     out.way, out.why_not = way_of(tokenizer)
     if not out.rendered:
@@ -344,10 +347,11 @@ def sibling_of(path: Path) -> str | None:
     return other.read_text(encoding="utf-8") if other.exists() else None
 
 
-def table(folder: Path) -> dict[str, Verdict]:
-    paths = sorted(folder.glob("*/*.jinja"))
+def table(folder: Path, chosen: Collection[str] = (), every: int = 1) -> dict[str, Verdict]:
+    """Verdicts by template. chosen: chats, all where there are none. every: judge each n-th template only."""
+    paths = sorted(folder.glob("*/*.jinja"))[::every]
     return {
-        f"{path.parent.name}/{path.stem}": judge(path.read_text(encoding="utf-8"), path.stem, sibling_of(path))
+        f"{path.parent.name}/{path.stem}": judge(path.read_text(encoding="utf-8"), path.stem, sibling_of(path), chosen)
         for path in paths
     }
 

@@ -73,5 +73,21 @@ def plain(name: str) -> str:
     return SOURCES[name].replace("«", "").replace("»", "")
 
 
+# The marked sibling of a template whose turns nothing closes prints the next opening inside the marks.
+_NEXT = (
+    "{% if not loop.last and messages[loop.index0 + 1].role == 'tool' %}<|observation|>{% else %}<|user|>{% endif %}»"
+)
+_UNOPENED = "{% if loop.first or messages[loop.index0 - 1].role != 'assistant' %}"
+OPENED_WITHIN = (
+    ("»", _NEXT),
+    ("<|observation|>\n{{ m.content }}", _UNOPENED + "<|observation|>{% endif %}{{ '\\n' + m.content }}"),
+    ("<|{{ m.role }}|>\n{{ m.content }}", _UNOPENED + "<|{{ m.role }}|>{% endif %}{{ '\\n' + m.content }}"),
+)
+
+
 def marked(name: str) -> str:
-    return SOURCES[name].replace("«", "{% generation %}").replace("»", "{% endgeneration %}")
+    source = SOURCES[name]
+    for old, new in OPENED_WITHIN if name == "glm" else ():
+        source = source.replace(old, new)
+    source = source.replace("«", "{% generation %}").replace("»", "{% endgeneration %}")
+    return source.replace("generation %}\n", "generation %}{{ '\\n' }}")  # Jinja drops a line end behind a block

@@ -6,8 +6,9 @@ that fails stops the run and names rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class MaskFacts:
     refused: the template does not take the row. nothing_learned: no token of it is learned. control_in_text: somebody's text
     holds a control token (encoded as text; such a row has other ids than its text encoded whole). whole_differs: of the other
     rows, those whose ids differ from their text's encoded whole. prompt_differs: the template itself renders the prompt
-    otherwise than the beginning of the whole chat, so served prompts look otherwise than trained ones. stops: tokens that end
+    otherwise than the beginning of the whole chat, so served prompts look otherwise than trained ones. thinking_left_out: the
+    template does not print the last answer's thinking. stops: tokens that end
     learned answers, by how many.
     """
 
@@ -38,6 +40,7 @@ class MaskFacts:
     control_in_text: list[str] = field(default_factory=list)
     whole_differs: list[str] = field(default_factory=list)
     prompt_differs: list[str] = field(default_factory=list)
+    thinking_left_out: list[str] = field(default_factory=list)
     stops: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
@@ -88,6 +91,9 @@ def _check_row(
         failures.append(("TXT-051", failure))
     if (failure := wrong_start(tokenizer, ids)) is not None:
         failures.append(("TXT-052", failure))
+    thought = example.messages[-1].reasoning if example.messages else None
+    if thought and thought.strip() not in text:
+        facts.thinking_left_out.append(place)
     if tokenizer.holds_control_tokens(own):
         facts.control_in_text.append(place)
     elif tokenizer.encode_whole(text) != ids.tolist():
@@ -165,53 +171,75 @@ def _other_prompt(
 # -------------------------------------------------------------------------------------------------------- all rows at once
 
 
-@dataclass(frozen=True)
+class Columns(Protocol):
+    """Encoded rows: ids int32 [T], offsets int64 [N+1], spans int32 [K, 2] within the rows, span_offsets int64 [N+1]."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def offsets(self) -> np.ndarray: ...
+    @property
+    def spans(self) -> np.ndarray: ...
+    @property
+    def span_offsets(self) -> np.ndarray: ...
+
+
+@dataclass
 class ColumnFacts:
-    """Of all rows in columns. nothing_learned: int64, numbers of rows. stopped: share of learned rows whose last learned
-    token stops generation."""
+    """Of all rows that have ids. nothing_learned: (part, row in it). learned, stopped: rows with something to learn, and
+    those of them whose last learned token stops generation (a tool call and a row that was cut need not)."""
 
-    rows: int
-    nothing_learned: np.ndarray
-    stopped: float
+    rows: int = 0
+    learned: int = 0
+    stopped: int = 0
+    nothing_learned: list[tuple[int, int]] = field(default_factory=list)
 
 
-def check_columns(
-    tokenizer: Tokenizer,
-    ids: np.ndarray,
-    offsets: np.ndarray,
-    spans: np.ndarray,
-    span_offsets: np.ndarray,
-    name: Callable[[int], str],
-) -> ColumnFacts:
-    """The cheap checks on all rows: ids int32 [T], offsets int64 [N+1], spans int32 [K, 2] within the rows, span_offsets
-    int64 [N+1]. name: a row's place.
+def check_columns(tokenizer: Tokenizer, parts: Iterable[Columns], name: Callable[[int, int], str]) -> ColumnFacts:
+    """The cheap checks on all rows, part by part. name: the place of a row of a part.
 
-    Raises DataError TXT-050 where no row has anything to learn, TXT-052 where a start token is missing or doubled; TXT-051
-    where no learned row ends with a stop token (single ones may: a tool call, a row that was cut).
+    Raises DataError TXT-050 where no row has anything to learn, TXT-051 where no learned row ends with a stop token,
+    TXT-052 where a row's start token is missing or doubled.
     """
-    filled = np.diff(offsets) > 0
-    has_spans = np.diff(span_offsets) > 0
-    learned = filled & has_spans
-    failures: dict[str, list[_Failure]] = {}
-    if filled.any() and not learned.any():
-        failures["TXT-050"] = [_Failure(name(int(row)), "no token is learned") for row in np.flatnonzero(filled)]
-    rows = np.flatnonzero(learned)
-    ends = offsets[rows] + spans[span_offsets[rows + 1] - 1, 1] - 1 if len(rows) else np.zeros(0, np.int64)
-    stopped = np.isin(ids[ends], list(tokenizer.stop_ids))
-    if len(rows) and not stopped.any():
-        failures["TXT-051"] = [_Failure(name(int(row)), "the learned part ends with no stop token") for row in rows]
-    if tokenizer.adds_bos and tokenizer.bos_id is not None:
-        chosen = np.flatnonzero(filled)
-        first = ids[offsets[chosen]] == tokenizer.bos_id
-        second = np.zeros(len(chosen), bool)
-        long = np.diff(offsets)[chosen] > 1
-        second[long] = ids[offsets[chosen[long]] + 1] == tokenizer.bos_id
-        for row in chosen[~first | second].tolist():
-            what = wrong_start(tokenizer, ids[offsets[row] : offsets[row + 1]])
-            failures.setdefault("TXT-052", []).append(_Failure(name(row), what or ""))
-    _refuse(failures, int(filled.sum()))
-    nothing = np.flatnonzero(filled & ~has_spans)
-    return ColumnFacts(int(filled.sum()), nothing, float(stopped.mean()) if len(rows) else 0.0)
+    facts = ColumnFacts()
+    starts: list[_Failure] = []
+    unstopped: list[tuple[int, int]] = []
+    stops = list(tokenizer.stop_ids)
+    for number, part in enumerate(parts):
+        filled, has_spans = np.diff(part.offsets) > 0, np.diff(part.span_offsets) > 0
+        rows = np.flatnonzero(filled & has_spans)
+        ends = part.offsets[rows] + part.spans[part.span_offsets[rows + 1] - 1, 1] - 1 if len(rows) else rows
+        is_stopped = np.isin(part.ids[ends], stops)
+        facts.rows += int(filled.sum())
+        facts.learned += len(rows)
+        facts.stopped += int(is_stopped.sum())
+        facts.nothing_learned += [(number, row) for row in np.flatnonzero(filled & ~has_spans).tolist()]
+        unstopped += [(number, row) for row in rows[~is_stopped][:SHOWN].tolist()]
+        for row in _odd_starts(tokenizer, part).tolist():
+            what = wrong_start(tokenizer, part.ids[part.offsets[row] : part.offsets[row + 1]])
+            starts.append(_Failure(name(number, row), what or ""))
+    failures: dict[str, list[_Failure]] = {"TXT-052": starts} if starts else {}
+    if facts.rows and not facts.learned:
+        nothing = facts.nothing_learned
+        failures["TXT-050"] = [_Failure(name(*place), "no token is learned") for place in nothing]
+    if facts.learned and not facts.stopped:
+        failures["TXT-051"] = [
+            _Failure(name(*place), "the learned part ends with no stop token") for place in unstopped
+        ]
+    _refuse(failures, facts.rows)
+    return facts
+
+
+def _odd_starts(tokenizer: Tokenizer, part: Columns) -> np.ndarray:
+    """Rows that do not begin with one start token, where the tokenizer begins a text with it."""
+    if not tokenizer.adds_bos or tokenizer.bos_id is None:
+        return np.zeros(0, np.int64)
+    rows = np.flatnonzero(np.diff(part.offsets) > 0)
+    first = part.ids[part.offsets[rows]] == tokenizer.bos_id
+    second = np.zeros(len(rows), bool)
+    long = np.diff(part.offsets)[rows] > 1
+    second[long] = part.ids[part.offsets[rows[long]] + 1] == tokenizer.bos_id
+    return rows[~first | second]
 
 
 def _refuse(failures: dict[str, list[_Failure]], total: int) -> None:

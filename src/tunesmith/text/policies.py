@@ -17,7 +17,8 @@ def roles_of(learn: Learn) -> tuple[str, ...]:
         assert learn in ("all", "last"), learn
         return ("assistant",)
     roles = learn["roles"] if isinstance(learn, dict) else getattr(learn, "roles", learn)
-    assert roles and set(roles) <= set(ROLES), roles
+    assert roles
+    assert set(roles) <= set(ROLES), roles
     return tuple(roles)
 
 

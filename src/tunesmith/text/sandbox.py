@@ -256,9 +256,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             if __obj.__name__ == "join" and values:
                 values = (list(values[0]), *values[1:])
             _guard_method(owner, __obj.__name__, values)
-        if type(owner) is str:
-            if traced and __obj.__name__ in ("join", "replace"):
-                __obj = getattr(Traced(owner, ()), __obj.__name__)
+        if type(owner) is str and traced and __obj.__name__ in ("join", "replace"):
+            __obj = getattr(Traced(owner, ()), __obj.__name__)
         result = super().call(__context, __obj, *values, **named)
         if type(result) in (list, dict, tuple):
             __self.weighed(result)

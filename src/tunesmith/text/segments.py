@@ -7,7 +7,7 @@ Where it ends follows from rendering the chat up to it: what both share behind t
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ def answer_spans(
     """The spans of all assistant turns and of the turns named in `also`.
 
     ends_turns: the template closes an answer by a marker; if not, the next turn's opening is what stops the model.
-    Raises TemplateError where a turn has text and the template leaves all of it out.
+    Raises TemplateError where a turn named in `also` has text and the template leaves all of it out.
     """
     spans: list[Span] = []
     for place, message in enumerate(messages):
@@ -66,11 +66,13 @@ def answer_spans(
             continue
         runs = _runs_of_turn(whole, place)
         said = bool(message.content.strip() or message.tool_calls)
+        if not runs and said and place in also:
+            left_out = "tool call" if message.tool_calls and not message.content.strip() else "text"
+            raise TemplateError(f"the chat template leaves the {left_out} of messages[{place}] out")
         if not runs and (said or not is_answer):
-            if place in also or said:
-                left_out = "tool call" if message.tool_calls and not message.content.strip() else "text"
-                raise TemplateError(f"the chat template leaves the {left_out} of messages[{place}] out")
             continue
+        if message.tool_calls and place in also:
+            _refuse_lost_calls(whole, message, place, runs)
         before = render(messages[:place], True) if is_answer else None
         start = _start(whole, before, place, runs[0][0] if runs else None)
         if start is None or (spans and start < spans[-1].end):
@@ -83,6 +85,15 @@ def answer_spans(
         last = max(start, _last_of_turn(whole, upto, place, runs)) if runs else start
         spans.append(Span(start, _end(whole, upto, place, last, ends_turns), place))
     return spans
+
+
+def _refuse_lost_calls(whole: Traced, message: Message, place: int, runs: Sequence[tuple[int, int]]) -> None:
+    """A template that knows no tools prints the content and drops the call: the model would learn to announce it only."""
+    for call in message.tool_calls:
+        name = str(call.get("function", call).get("name", ""))
+        texts = [str.__str__(whole[start:end]) for start, end in runs]
+        if not any(name in text and text not in message.content for text in texts):
+            raise TemplateError(f"the chat template leaves the tool call of messages[{place}] out")
 
 
 def _runs_of_turn(whole: Traced, place: int) -> list[tuple[int, int]]:
@@ -103,12 +114,14 @@ def _last_of_turn(whole: Traced, upto: Traced | None, place: int, runs: Sequence
     behind = str.__str__(upto[mine[-1] :])
     marker = MARKER.search(behind)
     closing = behind[: marker.end()] if marker else behind.rstrip()
-    follow = [end for _, end in runs if closing and str.__str__(whole[end : end + len(closing)]) == closing]
-    return (
-        follow[min(len(follow), sum(str.__str__(upto[end : end + len(closing)]) == closing for end in mine)) - 1]
-        if follow
-        else runs[-1][1]
-    )
+    if not closing:
+        return runs[-1][1]
+
+    def closed(text: Traced, ends: Sequence[int]) -> list[int]:
+        return [end for end in ends if str.__str__(text[end : end + len(closing)]) == closing]
+
+    here, there = closed(whole, [end for _, end in runs]), closed(upto, mine)
+    return here[min(len(here), len(there)) - 1] if here else runs[-1][1]
 
 
 def _start(whole: Traced, before: Traced | None, place: int, first: int | None) -> int | None:
@@ -122,10 +135,17 @@ def _start(whole: Traced, before: Traced | None, place: int, first: int | None) 
     base = max((end for _, end, by in whole.runs if 0 <= by < place and end <= limit), default=0)
     base_before = max((end for _, end, by in before.runs if 0 <= by < place), default=0)
     rest, rest_before = whole[base:], before[base_before:]
-    shared = len(os.path.commonprefix([str.__str__(rest), str.__str__(rest_before)]))
+    shared = _shared(str.__str__(rest), str.__str__(rest_before))
     if shared < len(rest_before):
         shared = _out_of_marker(str.__str__(rest), shared)
     return min(base + shared, limit)
+
+
+def _shared(one: str, other: str) -> int:
+    """Length of what both begin with."""
+    if other.startswith(one) or one.startswith(other):
+        return min(len(one), len(other))
+    return next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
 
 
 def _out_of_marker(text: str, place: int) -> int:
@@ -145,7 +165,7 @@ def _end(whole: Traced, upto: Traced | None, place: int, last: int, ends_turns: 
         return last + len(rest) - len(rest.lstrip()) + closing.end() if closing else last
     mine = [end for _, end, by in upto.runs if by == place]
     rest_upto = str.__str__(upto[min(mine[-1] if mine else last, len(upto)) :])
-    shared = len(os.path.commonprefix([rest, rest_upto]))
+    shared = _shared(rest, rest_upto)
     if shared < len(rest):
         shared = min(_out_of_marker(rest, shared), _out_of_marker(rest_upto, shared))
     end = 0
@@ -169,7 +189,7 @@ def cut(whole: Traced, spans: Sequence[Span], weights: dict[int, float]) -> list
     out: list[Segment] = []
     at_run = at_span = 0
     runs = whole.runs
-    for start, end in zip(ordered, ordered[1:], strict=False):
+    for start, end in itertools.pairwise(ordered):
         while at_run < len(runs) and runs[at_run][1] <= start:
             at_run += 1
         while at_span < len(spans) and spans[at_span].end <= start:

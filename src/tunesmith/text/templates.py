@@ -335,7 +335,7 @@ def _forms(source: str, special: tuple[tuple[str, str], ...]) -> Forms:
             text = _run(source, 1000, as_template_input(messages, forms), tools, False, special)
         except TemplateError:
             return False
-        return all(word in text for word in words) and not any(trace in text for trace in ("{'", "[{"))
+        return all(word in text for word in words) and "{'" not in text  # Python, not JSON
 
     plain = (Message("user", "qzq"), Message("assistant", "azq"))
     parts = not shows(plain, Forms(), ("qzq", "azq")) and shows(plain, Forms(parts=True), ("qzq", "azq"))

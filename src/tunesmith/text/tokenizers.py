@@ -57,9 +57,7 @@ class Tokenizer:
         self._control_pattern = _any_of(self.control)
         self._marker_pattern = _any_of(self.markers)
         self._control_ids = frozenset(id for id, token in added.items() if token.content in self.control)
-        self._swallows = {
-            token.content: (token.lstrip, token.rstrip) for token in added.values() if token.lstrip or token.rstrip
-        }
+        self._swallows = tuple(token.content for token in added.values() if token.rstrip)
         self._sticky = _knows_its_place(self._scaffold)
         self.pad_id = hf.pad_token_id if hf.pad_token_id is not None else 0
         self.eos_id = hf.eos_token_id
@@ -170,14 +168,11 @@ class Tokenizer:
         return np.array(sorted(self._control_ids), np.int64)
 
     def _moved_blanks(self, pieces: list[Piece]) -> list[Piece]:
-        """Some added tokens swallow the blanks beside them; these go to the token's piece, as in the whole text."""
+        """Some added tokens swallow the blanks behind them; these go to the token's piece, as in the whole text."""
         for number in range(1, len(pieces)):
             before, after = pieces[number - 1], pieces[number]
-            if before.blind or after.blind:
-                continue
-            left = next((t for t, (_, right) in self._swallows.items() if right and before.text.endswith(t)), None)
             rest = after.text.lstrip()
-            if left is not None and rest != after.text and rest:
+            if not before.blind and not after.blind and rest != after.text and before.text.endswith(self._swallows):
                 blanks = after.text[: len(after.text) - len(rest)]
                 pieces[number - 1 : number + 1] = [
                     replace(before, text=before.text + blanks),

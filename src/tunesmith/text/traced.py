@@ -6,6 +6,7 @@ of the rendered text somebody wrote (so that a control token inside it stays tex
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex
@@ -186,7 +187,7 @@ def _escaped(text: str) -> str:
     if not isinstance(text, Traced):
         return str(markupsafe.escape(text))
     edges = sorted({0, len(text)} | {edge for start, end, _ in text.runs for edge in (start, end)})
-    pieces = [text.cut(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [text.cut(start, end) for start, end in itertools.pairwise(edges)]
     return joined(
         Traced.by(str(markupsafe.escape(plain(piece))), piece.runs[0][2])
         if piece.runs

@@ -10,6 +10,7 @@ from tunesmith import hub
 from tunesmith.errors import ModelError
 from tunesmith.scoring.items import Item
 from tunesmith.text.example import Message
+from tunesmith.text.templates import template_input
 from tunesmith.text.tokenizers import Tokenizer, load_tokenizer
 
 
@@ -23,11 +24,11 @@ def compare_rendering(tokenizer: Tokenizer, folder: Path, items: Sequence[Item])
     exported = load_tokenizer(hub.resolve(str(folder), None)).hf
     same_ids = 0
     for item in items:
-        plain = [{"role": turn["role"], "content": turn["content"]} for turn in item.messages]
-        messages = [Message(turn["role"], turn["content"]) for turn in plain]
+        messages = [Message(turn["role"], turn["content"]) for turn in item.messages]
         expected = tokenizer.template.render(messages, add_generation_prompt=True)
         try:
-            found = exported.apply_chat_template(plain, add_generation_prompt=True, tokenize=False)
+            given = template_input(tokenizer.template, messages)
+            found = exported.apply_chat_template(given, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # whatever the template raises, users will meet it
             raise _other_text(item, f"it fails with {type(error).__name__}: {error}") from error
         if found != expected:

@@ -140,7 +140,7 @@ def _items(rows: Rows, selection: Selection, tokenizer: Tokenizer) -> Iterator[d
             "key": line["key"].hex(),
             "messages": [message.to_json() for message in example.prompt] if is_chat else None,
             "expected": example.answer if is_chat else None,
-            "prompt_ids": tokenizer.encode_prompt(example.prompt) if is_chat else None,
+            "prompt_ids": tokenizer.encode_prompt(example.prompt, example.tools) if is_chat else None,
         }
 
 
