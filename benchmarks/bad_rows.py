@@ -183,7 +183,14 @@ def by_reader(folder: Path) -> list[dict[str, Any]]:
             )
         ok = found.code == wanted and (survive < 0 or len(rows) == survive)
         told.append(
-            {"kind": number, "what": what, "answered_by": "reader", "ok": ok, **found._asdict(), "rows_kept": len(rows)}
+            {
+                "kind": number,
+                "input": what,
+                "answered_by": "reader",
+                "ok": ok,
+                **found._asdict(),
+                "rows_kept": len(rows),
+            }
         )
         path.unlink()
     return told
@@ -217,7 +224,7 @@ def _judged(number: str, what: str, wanted: str, problems: list[Answer]) -> dict
     found = next(
         (answer for answer in problems if answer.code == wanted), problems[0] if problems else Answer("none", "", "")
     )
-    return {"kind": number, "what": what, "answered_by": "reader", "ok": found.code == wanted, **found._asdict()}
+    return {"kind": number, "input": what, "answered_by": "reader", "ok": found.code == wanted, **found._asdict()}
 
 
 def _huge_line(folder: Path) -> list[Answer]:
@@ -397,7 +404,7 @@ def by_preparation(folder: Path) -> list[dict[str, Any]]:
     few = prepared(folder, rows[:1])
     found = [
         ("11", "escaped NUL, C0 controls", "cleaning", counted("control_characters") >= 1, "control_characters", "counted; filters.control_characters removes or drops"),
-        ("37", "control tokens in the text of a user, of an answer (38, 39, 41), put together from two parts (40)", "encoder", _is_text(dataset, ledger, 27), "text", "encoded as text, no id of a control token"),
+        ("37", "control tokens in the text of a user, of an answer, put together from two parts", "encoder", _is_text(dataset, ledger, 27), "text", "encoded as text, no id of a control token"),
         ("35d", "two user turns in a row", "template", rules.get(26) is None, "used", "the template renders them; one that refuses them sets the row apart"),
         ("42", "nothing left to learn behind a long prompt", "assemble", rules.get(28) == "nothing_to_learn", str(rules.get(28)), "in the ledger by row"),
         ("43", "an answer cut by the length", "assemble", bool(statistics) and statistics["over_limit"]["learned_lost"] > 0, "over_limit", "learned tokens lost, p50 and p99, printed"),
@@ -455,6 +462,8 @@ def main() -> None:
     if "--no-store" not in sys.argv:
         from record import store
 
+        for entry in told:  # the temporary folder says nothing
+            entry["what"] = entry["what"].replace(f"{folder}/", "")
         store("bad-rows", {"kinds": len(told), "ok": len(told) - len(wrong), "answers": told})
     sys.exit(bool(wrong))
 
