@@ -402,9 +402,10 @@ def by_preparation(folder: Path) -> list[dict[str, Any]]:
         return sum(cleaning[name]["counts"][1:]) if name in cleaning else 0
 
     few = prepared(folder, rows[:1])
+    places = {"11": 23, "37-41": 27, "35d": 26, "42": 28, "43": 28, "45": 21, "45b": 1, "46": 22, "49": 25, "59": 24}
     found = [
         ("11", "escaped NUL, C0 controls", "cleaning", counted("control_characters") >= 1, "control_characters", "counted; filters.control_characters removes or drops"),
-        ("37", "control tokens in the text of a user, of an answer, put together from two parts", "encoder", _is_text(dataset, ledger, 27), "text", "encoded as text, no id of a control token"),
+        ("37-41", "control tokens in the text of a user, of an answer, put together from two parts", "encoder", _is_text(dataset, ledger, 27), "text", "encoded as text, no id of a control token"),
         ("35d", "two user turns in a row", "template", rules.get(26) is None, "used", "the template renders them; one that refuses them sets the row apart"),
         ("42", "nothing left to learn behind a long prompt", "assemble", rules.get(28) == "nothing_to_learn", str(rules.get(28)), "in the ledger by row"),
         ("43", "an answer cut by the length", "assemble", bool(statistics) and statistics["over_limit"]["learned_lost"] > 0, "over_limit", "learned tokens lost, p50 and p99, printed"),
@@ -419,12 +420,12 @@ def by_preparation(folder: Path) -> list[dict[str, Any]]:
     return [
         {
             "kind": number,
-            "what": what,
+            "input": what,
             "answered_by": stage,
             "ok": bool(ok and not code),
             "code": told,
-            "place": "rows.jsonl",
-            "fix": how,
+            "place": f"rows.jsonl:{places[number]}" if number in places else "rows.jsonl",
+            "what": how,
         }
         for number, what, stage, ok, told, how in found
     ]
