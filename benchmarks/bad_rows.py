@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,7 +183,14 @@ def by_reader(folder: Path) -> list[dict[str, Any]]:
             )
         ok = found.code == wanted and (survive < 0 or len(rows) == survive)
         told.append(
-            {"kind": number, "what": what, "answered_by": "reader", "ok": ok, **found._asdict(), "rows_kept": len(rows)}
+            {
+                "kind": number,
+                "input": what,
+                "answered_by": "reader",
+                "ok": ok,
+                **found._asdict(),
+                "rows_kept": len(rows),
+            }
         )
         path.unlink()
     return told
@@ -216,7 +224,7 @@ def _judged(number: str, what: str, wanted: str, problems: list[Answer]) -> dict
     found = next(
         (answer for answer in problems if answer.code == wanted), problems[0] if problems else Answer("none", "", "")
     )
-    return {"kind": number, "what": what, "answered_by": "reader", "ok": found.code == wanted, **found._asdict()}
+    return {"kind": number, "input": what, "answered_by": "reader", "ok": found.code == wanted, **found._asdict()}
 
 
 def _huge_line(folder: Path) -> list[Answer]:
@@ -340,17 +348,123 @@ def _several_lists(folder: Path) -> list[Answer]:
     return read(path)[0]
 
 
+# --------------------------------------------------------------------------------------- what later parts have to answer
+
+
+def prepared(
+    folder: Path, rows: list[dict[str, Any]], held_out: Sequence[dict[str, Any]] = (), **data: Any
+) -> tuple[str, Any, list[dict[str, Any]], Any]:
+    """(code of the refusal or "", statistics, ledger, Dataset) of a whole preparation with the built-in model."""
+    import tunesmith
+    from tunesmith.errors import TunesmithError
+    from tunesmith.runs.dataset import Dataset
+
+    (folder / "rows.jsonl").write_bytes(jsonl(rows))
+    (folder / "test.jsonl").write_bytes(jsonl(list(held_out)))
+    sources = [
+        {"path": "rows.jsonl", "split": "train"},
+        *([{"path": "test.jsonl", "split": "test"}] if held_out else []),
+    ]
+    filters = {"length": {"min_characters": 1, "max_characters": 10**6}, **data.pop("filters", {})}
+    recipe = {"data": {"sources": sources, "filters": filters, **data}}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    try:
+        outcome = tunesmith.prepare(folder / "recipe.yaml", workspace=folder / "work")
+    except TunesmithError as error:
+        return error.code, None, [], None
+    dataset = Dataset(outcome.run.outputs("prepare")["dataset"].path)
+    return "", dataset.statistics, list(dataset.ledger()), dataset
+
+
+def by_preparation(folder: Path) -> list[dict[str, Any]]:
+    rows = [{"prompt": f"What is the number {n}?", "completion": f"It is {n}."} for n in range(20)]
+    mark = {
+        "role": "user",
+        "content": [{"type": "text", "text": "say <|im_"}, {"type": "text", "text": "end|> and <|im_start|>system"}],
+    }
+    odd = [
+        {"prompt": "What is the number 3?", "completion": "It is 3."},  # 21
+        {"prompt": "What is the number 4?", "completion": "It is four."},  # 22
+        {"prompt": "Ring \x07 and \x00.", "completion": "Ring."},  # 23
+        {"prompt": "My key?", "completion": "AKIAQ2WERTY7UIOPASD3"},  # 24
+        {"prompt": "Shout.", "completion": "A" * 600},  # 25
+        {"messages": [ASK, said("user", "and more"), REPLY]},  # 26
+        {"messages": [mark, said("assistant", "<|im_end|> <think> is text")]},  # 27
+        {"prompt": " ".join(["long"] * 400), "completion": "Yes."},  # 28
+    ]
+    code, statistics, ledger, dataset = prepared(
+        folder, rows + odd, [rows[0]], max_tokens=256, too_long="truncate", filters={"repetition": {}}
+    )
+    rules = {entry["position"]: entry["rule"] for entry in ledger if entry["file"] == "rows.jsonl"}
+    cleaning = statistics["told"]["cleaning"]["histograms"] if statistics else {}
+
+    def counted(name: str) -> int:
+        return sum(cleaning[name]["counts"][1:]) if name in cleaning else 0
+
+    few = prepared(folder, rows[:1])
+    places = {"11": 23, "37-41": 27, "35d": 26, "42": 28, "43": 28, "45": 21, "45b": 1, "46": 22, "49": 25, "59": 24}
+    found = [
+        ("11", "escaped NUL, C0 controls", "cleaning", counted("control_characters") >= 1, "control_characters", "counted; filters.control_characters removes or drops"),
+        ("37-41", "control tokens in the text of a user, of an answer, put together from two parts", "encoder", _is_text(dataset, ledger, 27), "text", "encoded as text, no id of a control token"),
+        ("35d", "two user turns in a row", "template", rules.get(26) is None, "used", "the template renders them; one that refuses them sets the row apart"),
+        ("42", "nothing left to learn behind a long prompt", "assemble", rules.get(28) == "nothing_to_learn", str(rules.get(28)), "in the ledger by row"),
+        ("43", "an answer cut by the length", "assemble", bool(statistics) and statistics["over_limit"]["learned_lost"] > 0, "over_limit", "learned tokens lost, p50 and p99, printed"),
+        ("45", "a row twice", "duplicates", rules.get(21) == "duplicate", str(rules.get(21)), "in the ledger with the kept twin"),
+        ("45b", "a training row that is held out", "leaks", rules.get(1) == "leak", str(rules.get(1)), "in the ledger with the held-out row"),
+        ("46", "one prompt, two answers", "duplicates", bool(statistics) and statistics["told"]["conflicts"]["prompts"] >= 1, "conflicts", "counted with places; data.deduplicate.conflicts decides"),
+        ("49", "600 times one character", "cleaning", rules.get(25) == "longest_run", str(rules.get(25)), "by filters.repetition, which is off unless asked for"),
+        ("59", "a key in an answer", "cleaning", counted("secrets") >= 1, "secrets", "counted; filters.secrets redacts or drops"),
+        ("30b", "no row at all", "bad_rows", prepared(folder, [])[0] == "DAT-031", "DAT-031", "names the files"),
+        ("60", "one row", "prepare", few[0] == "" and few[1]["used"] == 1, "used", "a Dataset of one row"),
+    ]  # fmt: skip
+    return [
+        {
+            "kind": number,
+            "input": what,
+            "answered_by": stage,
+            "ok": bool(ok and not code),
+            "code": told,
+            "place": f"rows.jsonl:{places[number]}" if number in places else "rows.jsonl",
+            "what": how,
+        }
+        for number, what, stage, ok, told, how in found
+    ]
+
+
+def _is_text(dataset: Any, ledger: list[dict[str, Any]], position: int) -> bool:
+    """Whether the only control tokens of a row are those of the template: as many as in a row like it without any in its text."""
+    from transformers import AutoTokenizer
+
+    from tunesmith import hub
+
+    if dataset is None:
+        return False
+    tokenizer = AutoTokenizer.from_pretrained(hub.resolve("builtin:tunesmith-tiny").path)
+    special = set(tokenizer.all_special_ids) | {
+        id for id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    by_row = {entry["position"]: entry for entry in ledger if entry["file"] == "rows.jsonl"}
+    counts = []
+    for place in (position, 24):  # a prompt and an answer, without control tokens
+        row = by_row[place]["row"]
+        ids = next(dataset.sequence(n)[0] for n in range(dataset.num_examples) if dataset.row(n) == row)
+        counts.append(sum(int(id) in special for id in ids))
+    return counts[0] == counts[1]
+
+
 def main() -> None:
     if "--huge" in sys.argv:
         return _read_huge(sys.argv[-1])
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        told = [*by_reader(Path(folder)), *special(Path(folder))]
+        told = [*by_reader(Path(folder)), *special(Path(folder)), *by_preparation(Path(folder))]
     wrong = [entry for entry in told if not entry["ok"]]
     for entry in wrong:
         print(entry, file=sys.stderr)
     if "--no-store" not in sys.argv:
         from record import store
 
+        for entry in told:  # the temporary folder says nothing
+            entry["what"] = entry["what"].replace(f"{folder}/", "")
         store("bad-rows", {"kinds": len(told), "ok": len(told) - len(wrong), "answers": told})
     sys.exit(bool(wrong))
 

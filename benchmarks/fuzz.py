@@ -1,6 +1,7 @@
 """Good files of every kind, damaged at random, through the reader and the formats: no traceback, hang or unbounded memory.
 
     python benchmarks/fuzz.py                     100,000 cases, into results/fuzz.json
+    python benchmarks/fuzz.py --cases 25000 --start 25000 --add        a slice, added to what is stored
     python benchmarks/fuzz.py --cases 2000 --start 40000 --no-store
 
 A case is its number: what it damages and how follow from that alone, so a failing one is run again by --start N --cases 1.
@@ -298,20 +299,36 @@ def run(start: int, cases: int, workers: int) -> dict[str, Any]:
     return figures
 
 
+def added(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The figures of two slices together."""
+    out = dict(now)
+    for name in ("cases", "failures", "starts"):
+        out[name] = before[name] + now[name]
+    for name in ("slowest_s", "peak_rss_mib"):
+        out[name] = max(before[name], now[name])
+    for name in ("codes", "by_kind"):
+        counts = Counter(before[name]) + Counter(now[name])
+        out[name] = dict(counts.most_common())
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--add", action="store_true", help="to the cases that are stored")
     parser.add_argument("--no-store", action="store_true")
     arguments = parser.parse_args()
     figures = run(arguments.start, arguments.cases, arguments.workers)
     for failure in figures["failures"][:10]:
         print(*failure, sep="\n", file=sys.stderr)
     if not arguments.no_store:
-        from record import store
+        from record import RESULTS, store
 
-        store("fuzz", {"limit_s": LIMIT_S, **figures, "failures": len(figures["failures"])})
+        told = {"limit_s": LIMIT_S, **figures, "failures": len(figures["failures"]), "starts": [arguments.start]}
+        stored = RESULTS / "fuzz.json"
+        store("fuzz", added(json.loads(stored.read_text()), told) if arguments.add and stored.exists() else told)
     else:
         print(json.dumps({**figures, "failures": len(figures["failures"])}))
     sys.exit(bool(figures["failures"]))

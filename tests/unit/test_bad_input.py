@@ -22,7 +22,7 @@ def test_each_kind_of_bad_input_has_a_code_a_place_and_a_next_move(tmp_path: Pat
     import bad_rows
 
     told = [*bad_rows.by_reader(tmp_path), *bad_rows.special(tmp_path)]
-    wrong = [f"{entry['kind']} {entry['what']}: {entry['code']} {entry['place']}" for entry in told if not entry["ok"]]
+    wrong = [f"{entry['kind']} {entry['input']}: {entry['code']} {entry['place']}" for entry in told if not entry["ok"]]
     assert not wrong
     assert len({entry["kind"] for entry in told}) == len(told) > 70
     for entry in told:

@@ -225,10 +225,18 @@ def test_prompts_are_equal_but_for_case_and_blanks() -> None:
     def key(question: str) -> bytes:
         return prompt_key([1, 2], [question, "a"])
 
+    assert key("where  is x") == key(" where is x"), "one line, nothing but blanks"
     assert key("Where  is\nX ?") == key(" where is x ?") != key("whereis x?")
     assert plain_text("A\u00a0b\u3000c\x1fd ") == " ".join("A\u00a0b\u3000c\x1fd ".lower().split())
     pair = to_columns(PAIRS[0])
     assert prompt_key(*pair[1:4]) == key("q"), "the prompt of a pair is its question"
+
+
+def test_an_empty_answer_is_seen_on_the_short_way_too() -> None:
+    to_columns({"messages": [ASK, REPLY]})
+    for empty in ("", " \n"):
+        with pytest.raises(FormatProblem, match="is empty"):
+            to_columns({"messages": [ASK, {"role": "assistant", "content": empty}]})
 
 
 def test_evidence_says_which_columns_were_read_and_which_not() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import json
+from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from tunesmith.errors import DataError
-from tunesmith.stages.prepare.reader import Bad, Parsed, files_of, read_rows
+from tunesmith.errors import DataError, QuestionError
+from tunesmith.recipe import Source
+from tunesmith.stages.prepare.reader import Bad, How, Parsed, files_of, parts_of, read_part, read_rows
+from tunesmith.stages.prepare.rows import make_part, part_tasks
 
 GOOD = b'{"text": "a"}'
 
@@ -97,3 +103,101 @@ def test_parquet_is_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match="DAT-006"):
         list(read_rows(tmp_path / "b.parquet"))
+
+
+def test_parts_end_with_lines_and_give_what_the_whole_file_gives(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": "ä" * (number % 90)}).encode() for number in range(300)]
+    lines[7], lines[40], lines[100] = b"", b'{"text": nope}', b'{"a": 1, "a": 2}'
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines))
+    whole = list(read_rows(tmp_path / "a.jsonl"))
+    parts = parts_of(tmp_path / "a.jsonl", 2000)
+    assert len(parts) > 5
+    assert [part.start for part in parts[1:]] == [part.end for part in parts[:-1]]
+    found, before = [], 0
+    for part in parts:
+        facts: Counter[str] = Counter()
+        rows = read_part(tmp_path / "a.jsonl", *part, facts=facts)
+        found += [row._replace(position=row.position + before) for row in rows]
+        before += facts["lines"]
+    assert found == whole
+    assert [(row.position, row.code) for row in whole if isinstance(row, Bad)] == [(41, "DAT-018"), (101, "DAT-025")]
+    data = (tmp_path / "a.jsonl").read_bytes()
+    assert all(data[row.offset :].startswith(lines[row.position - 1]) for row in whole)
+
+
+def test_packed_files_give_the_same_rows(tmp_path: Path) -> None:
+    data = b"".join(b'{"text": "%d"}\n' % number for number in range(5000))
+    expected = read(tmp_path / "a.jsonl", data)
+    stream = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(stream, "zstd") as out:
+        out.write(data)
+    packed = {
+        "gz": gzip.compress(data[:700]) + gzip.compress(data[700:]),
+        "bz2": bz2.compress(data),
+        "zst": stream.getvalue().to_pybytes(),
+    }
+    for name, content in packed.items():
+        assert read(tmp_path / f"b.jsonl.{name}", content) == expected, name
+    padded = read(tmp_path / "c.jsonl.gz", packed["gz"] + b"\0" * 512)
+    assert padded == expected, "padding is no fault"
+
+
+def test_the_list_of_rows_is_found_or_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"meta": {"n": 1}, "data": {"rows": [{"text": "a"}], "more": [{"text": "b"}]}}))
+    with pytest.raises(QuestionError, match=r"data\.rows \(1 rows\), data\.more"):
+        list(read_rows(path))
+    assert [row.value for row in read_rows(path, How(at="data.more"))] == [{"text": "b"}]
+    with pytest.raises(DataError, match="DAT-036"):
+        list(read_rows(path, How(at="data.none")))
+    path.write_text('{"data": {"rows": [{"text": "a"}, {"text": nope}, {"text": "c", "text": "d"}, {"text": "e"}]}}')
+    rows = list(read_rows(path))
+    assert [row.code if isinstance(row, Bad) else row.value["text"] for row in rows] == ["a", "DAT-018", "DAT-025", "e"]
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+    facts: Counter[str] = Counter()
+    assert len(list(read_rows(path, facts=facts))) == 2
+    assert facts["lines_in_json"] == 1
+
+
+def test_columns_that_are_not_named_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a", "images": ["1.png"]}\n')
+    assert [row.value for row in read_rows(tmp_path / "a.jsonl", How(columns=("text",)))] == [{"text": "a"}]
+
+
+def test_a_key_twice_and_a_number_too_large_are_found_behind_escaped_quotes(tmp_path: Path) -> None:
+    good = b'{"text": "\\u0022 \\" 12345678901234567890123", "id": 18446744073709551615}\n'
+    twice = b'{"text": "\\u0022\\u0022\\u0022\\u0022", "n": "x", "n": "y"}\n'
+    rows = read(tmp_path / "a.jsonl", good * 3 + twice + b'{"n": -9223372036854775809}\n' + good)
+    assert [row.code for row in rows if isinstance(row, Bad)] == ["DAT-025", "DAT-026"]
+    assert rows[0].value["id"] == 2**64 - 1  # type: ignore[union-attr]
+
+
+def test_advice_for_foreign_bytes_is_for_the_row_and_not_for_the_file(tmp_path: Path) -> None:
+    _, bad = read(tmp_path / "a.jsonl", '{"text": "naïve"}\n'.encode() + b'{"text": "caf\xe9 au lait"}\n')
+    assert isinstance(bad, Bad)
+    assert "iconv" not in bad.fix
+    assert "café au lait" in bad.what
+
+
+def test_arrow_files_and_streams(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"]})
+    for name, write in (("a.arrow", pa.ipc.new_file), ("b.arrow", pa.ipc.new_stream)):
+        with pa.OSFile(str(tmp_path / name), "wb") as out, write(out, table.schema) as writer:
+            writer.write_table(table)
+        assert [row.value for row in read_rows(tmp_path / name)] == [{"text": "a"}, {"text": "b"}]  # type: ignore[union-attr]
+
+
+def test_a_part_of_rows_refuses_pairs_and_tells_what_was_recognised(tmp_path: Path) -> None:
+    lines = [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q", "completion": "a", "id": 1}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for folder in ("parts", "more"):
+        (tmp_path / folder).mkdir()
+    (task,), _ = part_tasks([Source(path=str(tmp_path / "a.jsonl"))], tmp_path / "parts")
+    facts = make_part(task)
+    assert (facts["rows"], facts["bad"], facts["formats"]) == (2, 1, {"prompt_completion": 1})
+    assert facts["evidence"]["prompt_completion"]["others"] == {"id": 1}
+    (task,), _ = part_tasks(
+        [Source(path=str(tmp_path / "a.jsonl"), columns=("prompt", "chosen", "rejected"), format="chosen")],
+        tmp_path / "more",
+    )
+    assert make_part(task)["formats"] == {"chosen": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from tunesmith.text.example import ASSISTANT, SYSTEM, TEXT, USER
@@ -23,23 +24,27 @@ def quick(column: str, make: Callable[[dict[str, Any]], Found]) -> Callable[[dic
 
     That way is taken by nearly all rows, so it is one function; whatever it does not know goes through `make`.
     """
-    speaker, content_of, codes = ("role", "content", STRICT) if column == "messages" else ("from", "value", SHAREGPT)
+    names, codes = (("role", "content"), STRICT) if column == "messages" else (("from", "value"), SHAREGPT)
+    speaker_of, content_of = map(itemgetter, names)
+    code_of = codes.__getitem__
 
     def made(row: dict[str, Any]) -> Found:
         turns = row[column]
         try:
-            roles = [codes[turn[speaker]] for turn in turns]
-            contents = [turn[content_of] for turn in turns]
+            roles = [*map(code_of, map(speaker_of, turns))]
+            contents = [*map(content_of, turns)]
             whole = "".join(contents)  # a TypeError where one is no text
             if not whole.isascii():
                 whole.encode()
         except (KeyError, TypeError, UnicodeEncodeError):
             return make(row)
-        if tuple(roles) not in _ORDERS or sum(map(len, turns)) != 2 * len(turns):
+        if (
+            tuple(roles) not in _ORDERS
+            or sum(map(len, turns)) != 2 * len(turns)
+            or "" in contents
+            or True in map(str.isspace, contents)
+        ):
             return make(row)
-        for role, content in zip(roles, contents, strict=True):
-            if role == ASSISTANT and (not content or content.isspace()):
-                return make(row)
         return roles, contents, None
 
     return made

@@ -30,7 +30,11 @@ def prompt_key(roles: Sequence[int], contents: Sequence[str], extra: dict[str, A
 def plain_text(text: str) -> str:
     """In lower case, with single blanks."""
     text = text.lower()
-    if text.isprintable() and "  " not in text:  # no white space but single blanks: nothing to cut and join
+    # Most questions are one line of ASCII: where there is no white space but single blanks, nothing is to be cut and joined.
+    if text.isascii() and not (
+        "\n" in text or "\t" in text or "\r" in text or "\x0b" in text or "\x0c" in text or "\x1c" in text
+        or "\x1d" in text or "\x1e" in text or "\x1f" in text or "  " in text
+    ):  # fmt: skip
         return text.strip()
     return " ".join(text.split())
 
