@@ -28,14 +28,22 @@ def chat(number: int, turns: int = 1, words: int = 5) -> dict[str, Any]:
 def prepare(folder: Path, rows: list[Any], *overrides: str, work: str = "work", name: str = "rows.jsonl") -> Dataset:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / name).write_text("\n".join(lines) + "\n")
-    (folder / "recipe.yaml").write_text(f"data: {{sources: [{name}]}}\nmodel: {{template: chatml}}\ngate: {{require: none}}\n")
+    (folder / "recipe.yaml").write_text(
+        f"data: {{sources: [{name}]}}\nmodel: {{template: chatml}}\ngate: {{require: none}}\n"
+    )
     outcome = tunesmith.prepare(folder / "recipe.yaml", overrides=[*PLAIN, *overrides], workspace=folder / work)
     return Dataset(outcome.run.outputs("prepare")["dataset"].path)
 
 
 def test_every_position_ends_somewhere_and_the_sums_agree(tmp_path: Path) -> None:
     rows: list[Any] = [chat(number) for number in range(40)]
-    rows += [rows[3], rows[4], "{broken", {"messages": []}, {"text": "Just a text, long enough to be kept by every rule of length."}]
+    rows += [
+        rows[3],
+        rows[4],
+        "{broken",
+        {"messages": []},
+        {"text": "Just a text, long enough to be kept by every rule of length."},
+    ]
     rows += [chat(50, words=400), {"prompt": "Hi", "completion": "Yo"}, "", "   "]
     dataset = prepare(
         tmp_path, rows, "data.on_bad_row=quarantine", "data.max_bad_share=0.2", "data.deduplicate=exact",
