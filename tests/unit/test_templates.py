@@ -105,7 +105,9 @@ def test_real_templates_are_cut_exactly(test_data: Path, oracles: Any) -> None:
     """Each fourth template, on a part of the chats; benchmarks/templates.py judges all of them on all."""
     chats = {"system and turns", "control tokens", "tool call", "thinking"}
     told = oracles.summary(oracles.table(test_data / "data" / "chat_templates", chats, every=4))
-    assert told["templates"] == told["render"] == told["exact"] == 26
+    assert told["templates"] == told["render"] == 26
+    # Its marks leave the token out that hands over to the tool, without which nothing stops the model.
+    assert set(told["exceptions"]) == {"trl/diffusion_gemma"}
     assert told["with_sibling"] >= 12
 
 

@@ -277,7 +277,7 @@ _CHECKS = {
                "data.learn: all, or mend the rows' learn and weight"),
         _Check("TXT-051", "the learned part of an answer ends with no stop token",
                "a stop token at the end of each answer, learned, or the model will not stop",
-               "model.template: a .jinja file that prints {{ eos_token }} behind an answer, or instruction"),
+               "model.template: instruction, or a .jinja file that prints {{ eos_token }} behind an answer"),
         _Check("TXT-052", "the start token is missing or stands twice", "one start token, as this tokenizer starts a text",
                "model.template: a .jinja file that prints {{ bos_token }} once, at its start"),
         _Check("TXT-053", "a control token came out of somebody's text", "text",
