@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +41,8 @@ def command(what: str | None, recipe: Path | None, run: str, schema: bool, works
         show_json(found)
     elif "keys" in found:
         _print_keys(found["keys"])
+    elif "status" in found:
+        _print_row(found)
     else:
         for name, value in found.items():
             if value not in (None, "", {}):
@@ -49,3 +53,45 @@ def _print_keys(keys: dict[str, str]) -> None:
     width = max(map(len, keys))
     for path, doc in keys.items():
         click.echo(f"{path:<{width}}  {doc}")
+
+
+def _print_row(entry: Mapping[str, Any]) -> None:
+    """What became of a row, in lines that a person reads; --json has the entry as it is."""
+    from tunesmith.runs.ledger import place_of
+
+    click.echo(place_of(entry))
+    for name, value in _lines(entry):
+        if value not in (None, ""):
+            click.echo(f"{name:>12}  {value}")
+
+
+def _lines(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    from tunesmith.runs.ledger import place_of
+    from tunesmith.runs.rules import in_words
+
+    rule, detail = entry.get("rule"), entry.get("detail")
+    yield "status", entry["status"] + (f": {in_words(rule)}" if rule else "")
+    if rule and in_words(rule) != rule:
+        yield "rule", rule
+    yield ("redacted" if rule == "redacted" else "found"), detail
+    yield "value", _number(entry.get("value"))
+    yield "threshold", _number(entry.get("threshold"))
+    twin = entry.get("twin")
+    if twin:
+        ended = f": {in_words(twin['rule'])}" if twin.get("rule") else ""
+        yield "twin", f"{place_of(twin)} ({twin['status']}{ended})"
+    yield "split", entry.get("split")
+    yield "tokens", _number(entry.get("tokens"))
+    yield "learned", _number(entry.get("learned"))
+    copies = entry.get("copies")
+    if entry["status"] == "used" and copies is not None:
+        yield "copies", f"{copies:,} example{'s' * (copies != 1)} of the Dataset"
+    yield "source", entry.get("source")
+    yield "row", _number(entry.get("row"))
+    yield "key", entry.get("key")
+
+
+def _number(value: float | None) -> str | None:
+    if value is None:
+        return None
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"

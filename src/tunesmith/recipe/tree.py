@@ -1368,6 +1368,18 @@ class Track(Section):
     trackio: Trackio = key(Trackio, "Trackio, on this machine.", owner="tracking.trackio")
 
 
+# ---------------------------------------------------------------------------------------------------------- report
+
+
+class Report(Section):
+    texts: Literal["shown", "masked", "hidden"] = key(
+        "shown",
+        "Texts of rows, prompts and answers in report.html and report.json: shown, masked (letters as x, digits as 0), or hidden.",
+        owner="report.redaction",
+        other="hidden",
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------- search
 
 
@@ -1461,6 +1473,7 @@ class Recipe(Section):
     export: Export = key(Export, "What is written for use elsewhere.", owner="stages.export")
     serve: Serve = key(Serve, "The endpoint.", owner="stages.serve")
     track: Track = key(Track, "Where events go besides events.jsonl.", owner="tracking")
+    report: Report = key(Report, "What the report may show; no stage reads it.", owner="report")
 
     accept_unusual: tuple[RANGED_KEYS, ...] = key(
         (),

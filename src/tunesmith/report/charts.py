@@ -118,24 +118,34 @@ def stack(pieces: Sequence[tuple[str, int, str]]) -> str:
     return f'<div class="stack">{fills}</div><div class="keys">{keys}</div>'
 
 
-def histogram(counts: Sequence[int], edges: Sequence[float], title: str) -> str:
-    """Columns of counts between edges."""
+def histogram(
+    counts: Sequence[int], edges: Sequence[float], title: str, *, kept: tuple[float, float] = (-math.inf, math.inf)
+) -> str:
+    """Columns of counts between edges, empty ones at both ends left out. kept: what lies wholly beyond is drawn as lost."""
+    some = [place for place, count in enumerate(counts) if count] or [0, len(counts) - 1]
+    counts, edges = counts[some[0] : some[-1] + 1], edges[some[0] : some[-1] + 2]
     most = max(counts, default=0) or 1
     height, floor = 150, 122
     span = (WIDTH - LEFT - RIGHT) / max(1, len(counts))
     out = [_open(title, height)]
     for place, count in enumerate(counts):
         tall = count / most * (floor - TOP)
+        low, high = edges[place], edges[place + 1]
+        kind = "lost" if high <= kept[0] or low >= kept[1] else "used"
         out.append(
-            f'<rect class="used" x="{LEFT + place * span + 1:.1f}" y="{floor - tall:.1f}" width="{span - 2:.1f}" height="{tall:.1f}" rx="1.5">'
-            f"<title>{edges[place]:g} to {edges[place + 1]:g}: {count:,}</title></rect>"
+            f'<rect class="{kind}" x="{LEFT + place * span + 1:.1f}" y="{floor - tall:.1f}" width="{max(1.0, span - 2):.1f}" height="{tall:.1f}" rx="1.5">'
+            f"<title>{low:g} to {high:g}: {count:,}</title></rect>"
         )
-    for place in range(0, len(edges), 4):
+    for place in range(0, len(edges), max(1, -(-len(counts) // 5))):
         anchor = "end" if place == len(edges) - 1 else "middle"
         x = LEFT + place * span
-        out.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="{anchor}">{edges[place]:.0f}</text>')
+        out.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="{anchor}">{_edge(edges[place])}</text>')
     out.append(f'<text x="{LEFT - 6}" y="{TOP + 8}" text-anchor="end">{short(most)}</text>')
     return f"<figure><figcaption><b>{escape(title)}</b></figcaption>{''.join(out)}</svg></figure>"
+
+
+def _edge(value: float) -> str:
+    return short(round(value)) if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _share(value: float) -> str:

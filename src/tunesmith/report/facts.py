@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from tunesmith.report.redaction import redact
+from tunesmith.runs import ledger
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
@@ -37,11 +39,14 @@ NOTES = {
 
 
 def gather(run: Run) -> dict[str, Any]:
-    """Everything the page and report.json show; a part that is not there yet is None."""
+    """Everything the page and report.json show, texts as report.texts lets them; a part that is not there yet is None."""
     events = run.events()
     outputs = {stage: run.outputs(stage) or {} for stage in STAGES}
     evaluation = _json(outputs["evaluate"].get("evaluation"), "evaluation.json")
-    return {
+    notes = [
+        {"what": NOTES[event.name], "value": event.value, "step": event.step} for event in events if event.name in NOTES
+    ]
+    facts = {
         "run": run.id,
         "name": run.recipe.name,
         "recipe": run.recipe.model_dump(mode="json"),
@@ -61,12 +66,22 @@ def gather(run: Run) -> dict[str, Any]:
             for stage, made in outputs.items()
             for name, artifact in made.items()
         },
-        "notes": [
-            {"what": NOTES[event.name], "value": event.value, "step": event.step}
-            for event in events
-            if event.name in NOTES
-        ],
+        "notes": notes,
     }
+    _name_places(facts, outputs["prepare"].get("dataset"))
+    return redact(facts, run.recipe.report.texts)
+
+
+def _name_places(facts: dict[str, Any], dataset: Artifact | None) -> None:
+    """FILE:LINE for the rows that are shown by their ids, where the Dataset's ledger can be read."""
+    items = [item for kind in (facts["examples"] or {"shown": {}})["shown"].values() for item in kind]
+    withheld = [note for note in facts["notes"] if note["what"] == NOTES["train/nonfinite"]]
+    rows = [item["row"] for item in items] + [row for note in withheld for row in note["value"]]
+    found = ledger.places(dataset, rows) if dataset else {}
+    for item in items:
+        item["place"] = found.get(item["row"], f"row {item['row']}")
+    for note in withheld:
+        note["value"] = [found.get(row, row) for row in note["value"]]
 
 
 def _status(outputs: dict[str, dict[str, Artifact]], events: list[Event]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--well);border:1p
 code{font:12.5px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}mark{background:var(--mark);color:inherit;border-radius:3px;padding:1px 0}
 .track{position:relative;background:var(--well);border-radius:4px;height:14px;overflow:hidden}.track i,.stack i{display:block;height:100%}.track i{border-radius:4px}
 .track .whisker{position:absolute;top:6px;height:2px;min-width:2px;background:var(--fg);border-radius:0}
-i.tuned,i.used,.key.used::before{background:var(--tuned)}i.base,.key.base::before{background:var(--base)}i.lost,.key.lost::before{background:var(--lost)}i.bad,.key.bad::before{background:var(--bad)}i.right,.key.right::before{background:var(--right)}rect.used{fill:var(--tuned)}
+i.tuned,i.used,.key.used::before{background:var(--tuned)}i.base,.key.base::before{background:var(--base)}i.lost,.key.lost::before{background:var(--lost)}i.bad,.key.bad::before{background:var(--bad)}i.right,.key.right::before{background:var(--right)}rect.used{fill:var(--tuned)}rect.lost{fill:var(--lost)}
 .bar{display:grid;grid-template-columns:190px 1fr 116px;gap:12px;align-items:center;margin:5px 0;font-size:13.5px}.bar span{text-align:right}.bar b{font-weight:400;color:var(--soft);font-variant-numeric:tabular-nums}
 .metric{display:grid;grid-template-columns:150px 1fr 190px;gap:4px 16px;align-items:center;padding:9px 0;border-top:1px solid var(--line)}.metric:first-of-type{border-top:0}
 .side{display:grid;grid-template-columns:44px 1fr 62px;gap:8px;align-items:center;font-size:13px;color:var(--soft)}.side b{color:var(--fg);font-variant-numeric:tabular-nums}.side .wide{grid-column:2/4}
@@ -41,6 +41,7 @@ i.tuned,i.used,.key.used::before{background:var(--tuned)}i.base,.key.base::befor
 figure{margin:14px 0 4px}figcaption{font-size:13px;color:var(--soft);margin-bottom:4px}figcaption b{color:var(--fg)}figcaption .keys{display:inline-flex;margin-left:14px}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}.grid{stroke:var(--line)}.line{fill:none;stroke-width:1.7;stroke:var(--tuned)}.dot{fill:var(--tuned)}
 .of2 .line.c0{stroke-width:1.2;opacity:.6}.line.c1{stroke:var(--lost);stroke-width:2.2}.dot.c1{fill:var(--lost)}.key.c0::before{background:var(--tuned)}.key.c1::before{background:var(--lost)}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(290px,1fr));gap:0 26px}.pair svg text{font-size:19px}
 details{margin:8px 0}summary{cursor:pointer;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}.answers{table-layout:fixed}.answers pre{border:0;padding:0;margin:0;background:none}.answers th{width:84px}.item{border-left:3px solid var(--line);padding-left:12px;margin:10px 0}.item.broken{border-color:var(--bad)}.item.fixed{border-color:var(--tuned)}.item.wrong{border-color:var(--lost)}.item.right{border-color:var(--right)}
 .differs{color:var(--bad)}.inside{color:var(--tuned)}.outside{color:var(--bad)}
 @media(max-width:640px){main{padding:22px 12px 48px}section{padding:18px 16px}.banner{padding:18px 16px}h1{font-size:25px}.metric{grid-template-columns:1fr}.bar{grid-template-columns:1fr 116px}.bar span{grid-column:1/3;text-align:left;margin-bottom:-8px}svg text{font-size:21px}.answers th,.answers td{display:block;border:0;padding:2px 0}figcaption .keys{display:flex;margin-left:0}}

@@ -9,19 +9,10 @@ from html import escape
 from typing import Any
 
 from tunesmith.report import charts
+from tunesmith.report.data import examined, fate, measured, sample, together
+from tunesmith.report.markup import code, cut, section
 from tunesmith.units import format_bytes, format_count, format_gain, format_score, format_seconds
 
-RULES = {
-    "bad_row": "could not be read",
-    "too_short": "too short",
-    "too_long_text": "too long (characters)",
-    "quality": "low quality score",
-    "duplicate": "exact duplicate",
-    "leak": "also in the held-out rows",
-    "too_long": "too long (tokens)",
-    "nothing_to_learn": "nothing to learn",
-    "template": "refused by the template",
-}
 # kind of item -> (class of its colour, class of its frame, what it means)
 CHANGES = {
     "broken": ("bad", "broken", "the base was right, the tuned model is wrong"),
@@ -31,6 +22,11 @@ CHANGES = {
     "asked": ("base", "right", "no metric judges single answers here"),
 }
 SHOWN_PROBLEMS = 10
+TEXTS = {
+    "shown": "",
+    "masked": " Letters are shown as x and digits as 0 (report.texts: masked), so that different answers may look alike.",
+    "hidden": " Texts are left out (report.texts: hidden); the places of some items stand here.",
+}
 
 
 def head(facts: dict[str, Any]) -> str:
@@ -128,7 +124,7 @@ def scores(facts: dict[str, Any]) -> str:
     if not evaluation:
         return ""
     if not evaluation["parts"]:
-        return _section("Scores", "<p>No row was held out, so nothing was measured.</p>")
+        return section("Scores", "<p>No row was held out, so nothing was measured.</p>")
     confidence = evaluation["settings"]["confidence"]
     out = [
         f"<p class='soft'>Base and tuned model on the same held-out rows, greedy. Whiskers and ranges: {confidence:.0%} intervals. "
@@ -140,7 +136,7 @@ def scores(facts: dict[str, Any]) -> str:
         )
         out.append(f"<h3>{escape(part)} <small>{rows}</small></h3>")
         out += [_metric(name, values) for name, values in found["metrics"].items()]
-    return _section("Scores", "".join(out))
+    return section("Scores", "".join(out))
 
 
 def _metric(name: str, values: dict[str, Any]) -> str:
@@ -172,7 +168,8 @@ def examples(facts: dict[str, Any]) -> str:
     total = f"{found['n']:,} items" + (f", by {found['metric']}" if found["metric"] else "")
     order = ("fixed", "still right", "still wrong", "broken", "asked")
     pieces = [(kind, found["counts"][kind], CHANGES[kind][0]) for kind in order if kind in found["counts"]]
-    out = [f"<p class='soft'>{escape(total)}. An item is right with the full score of 1.</p>", charts.stack(pieces)]
+    told = f"{total}. An item is right with the full score of 1.{TEXTS[facts['recipe']['report']['texts']]}"
+    out = [f"<p class='soft'>{escape(told)}</p>", charts.stack(pieces)]
     for kind in kinds:
         shown = found["shown"].get(kind)
         if shown:
@@ -180,8 +177,11 @@ def examples(facts: dict[str, Any]) -> str:
             out.append(
                 f"<h3>{kind.capitalize()} <small>{found['counts'][kind]:,}{some}: {CHANGES[kind][2]}</small></h3>"
             )
-            out += [_example(entry, CHANGES[kind][1], place == 0) for place, entry in enumerate(shown)]
-    return _section("Before and after", "".join(out))
+            if facts["recipe"]["report"]["texts"] == "hidden":
+                out.append(f"<p>{', '.join(code(entry['place']) for entry in shown)}</p>")
+            else:
+                out += [_example(entry, CHANGES[kind][1], place == 0) for place, entry in enumerate(shown)]
+    return section("Before and after", "".join(out))
 
 
 def _example(entry: dict[str, Any], frame: str, is_open: bool) -> str:
@@ -190,32 +190,27 @@ def _example(entry: dict[str, Any], frame: str, is_open: bool) -> str:
     rows = "".join(
         f"<tr><th>{who}</th><td><pre>{text}</pre></td></tr>"
         for who, text in (
-            ("expected", _cut(entry["expected"])),
+            ("expected", cut(entry["expected"])),
             ("base", _marked(entry["base"], entry["expected"])),
             ("tuned", _marked(entry["tuned"], entry["expected"])),
         )
     )
     return (
-        f"<details class='item {frame}'{' open' if is_open else ''}><summary>{escape(entry['part'])}, row {entry['row']}: "
-        f"{escape(first)}</summary><pre>{_cut(asked, 1500)}</pre><table class='answers'>{rows}</table></details>"
+        f"<details class='item {frame}'{' open' if is_open else ''}><summary>{escape(entry['part'])}, "
+        f"{escape(entry['place'])}{escape(f': {first}' if first else '')}</summary><pre>{cut(asked, 1500)}</pre>"
+        f"<table class='answers'>{rows}</table></details>"
     )
-
-
-def _cut(text: str, most: int = 800) -> str:
-    """Escaped; of a long text the beginning, and how much more there is."""
-    more = f' <span class="soft">… {len(text) - most:,} characters more</span>' if len(text) > most else ""
-    return escape(text[:most]) + more
 
 
 def _marked(answer: str, expected: str) -> str:
     """The answer with what differs from the expected text marked: all between the common beginning and the common end."""
     if answer.strip() == expected.strip():
-        return _cut(answer)
+        return cut(answer)
     start = _common(answer, expected)
     end = _common(answer[start:][::-1], expected[start:][::-1])
     middle = answer[start : len(answer) - end]
-    head, tail = _cut(answer[:start]), _cut(answer[len(answer) - end :] if end else "")
-    shown = _cut(middle) if middle else "(ends here)" if not tail else "(something is missing here)"
+    head, tail = cut(answer[:start]), cut(answer[len(answer) - end :] if end else "")
+    shown = cut(middle) if middle else "(ends here)" if not tail else "(something is missing here)"
     return f'{head}<span class="differs">{shown}</span>{tail}'
 
 
@@ -223,60 +218,6 @@ def _common(one: str, other: str) -> int:
     """Length of the common beginning."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def data(facts: dict[str, Any]) -> str:
-    statistics = facts["statistics"]
-    if not statistics:
-        return ""
-    read = statistics["read"]
-    steps = [("read", read, "base")]
-    steps += [(RULES.get(item["rule"], item["rule"]), item["dropped"], "lost") for item in statistics["funnel"]]
-    steps.append(("used", statistics["used"], "used"))
-    funnel = charts.bars(
-        [(label, count, f"{count:,} ({_percent(count, read)})", kind) for label, count, kind in steps], read
-    )
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td>{_numbers(values['rows'], values['tokens'], values['learned_tokens'])}"
-        f"<td class='number'>{values['p50']:,} / {values['p99']:,} / {values['max']:,}</td></tr>"
-        for name, values in statistics["splits"].items()
-        if values["rows"]
-    )
-    heads = "".join(
-        f"<th class='number'>{head}</th>" for head in ("rows", "tokens", "learned", "length p50 / p99 / max")
-    )
-    table = f"<div class='scroll'><table><tr><th>split</th>{heads}</tr>{rows}</table></div>"
-    formats = ", ".join(f"{name} ({count:,})" for name, count in statistics["formats"].items())
-    told = (
-        f"<p>Recognised: {escape(formats)}. Each row is in the ledger: "
-        f"<code>tunesmith explain FILE:LINE --run {escape(facts['run'])}</code></p>"
-    )
-    lengths = statistics["lengths"]
-    drawn = charts.histogram(lengths["counts"], lengths["edges"], "rows by length in tokens")
-    return _section("Data: what became of every row", funnel + told + table + drawn)
-
-
-def _percent(count: int, total: int) -> str:
-    return f"{count / total:.1%}" if total else "-"
-
-
-def _numbers(*values: int) -> str:
-    return "".join(f"<td class='number'>{value:,}</td>" for value in values)
-
-
-def sample(facts: dict[str, Any]) -> str:
-    if not facts["samples"]:
-        return ""
-    out = [
-        "<p class='soft'>Rows as the model sees them; <mark>marked</mark> is learned (loss is taken there), the rest is read only.</p>"
-    ]
-    for row in facts["samples"]:
-        pieces = "".join(
-            f"<mark>{_cut(piece['text'], 1500)}</mark>" if piece["learned"] else _cut(piece["text"], 1500)
-            for piece in row["pieces"]
-        )
-        out.append(f"<p class='soft'>{escape(row['place'])}</p><pre>{pieces}</pre>")
-    return _section("What is learned", "".join(out))
 
 
 def training(facts: dict[str, Any]) -> str:
@@ -290,7 +231,7 @@ def training(facts: dict[str, Any]) -> str:
     ]
     if not any(drawn):
         return ""
-    return _section("Training", _training_facts(facts["training"]) + "".join(drawn))
+    return section("Training", _training_facts(facts["training"]) + "".join(drawn))
 
 
 def _training_facts(notes: dict[str, Any] | None) -> str:
@@ -336,7 +277,7 @@ def plan(facts: dict[str, Any]) -> str:
         rows.append(f"<tr><td>{name}</td>{numbers}<td class='{inside}'>{inside}</td></tr>")
     heads = "".join(f"<th class='number'>{head}</th>" for head in ("planned", "band", "measured"))
     table = f"<div class='scroll'><table><tr><th></th>{heads}<th></th></tr>{''.join(rows)}</table></div>"
-    return _section("Plan beside measured", table)
+    return section("Plan beside measured", table)
 
 
 def parity(facts: dict[str, Any]) -> str:
@@ -353,7 +294,7 @@ def parity(facts: dict[str, Any]) -> str:
                 f"<td>{escape('; '.join(told))}<br><small>{escape(found['rule'])}</small></td></tr>"
             )
             out.append(_quantised(found.get("quantised_base")))
-    return _section("Proof that it is the same model", f"<table>{''.join(out)}</table>") if any(out) else ""
+    return section("Proof that it is the same model", f"<table>{''.join(out)}</table>") if any(out) else ""
 
 
 def _quantised(found: dict[str, Any] | None) -> str:
@@ -396,10 +337,10 @@ def notes(facts: dict[str, Any]) -> str:
     items = []
     for note in facts["notes"][:50]:
         step = f" (step {note['step']:,})" if note["step"] is not None else ""
-        items.append(f"<li>{escape(note['what'])}{step}: {_cut(_told(note['value']), 400)}</li>")
+        items.append(f"<li>{escape(note['what'])}{step}: {cut(_told(note['value']), 400)}</li>")
     more = len(facts["notes"]) - len(items)
     items += [f"<li>and {more:,} more in events.jsonl</li>"] if more else []
-    return _section("Worth knowing", f"<ul>{''.join(items)}</ul>")
+    return section("Worth knowing", f"<ul>{''.join(items)}</ul>")
 
 
 def _told(value: Any) -> str:
@@ -438,14 +379,14 @@ def provenance(facts: dict[str, Any]) -> str:
         changed = "; ".join(f"{key}: {old} → {new}" for key, (old, new) in parent["changed"].items()) or "nothing"
         out.append(f"<p>Parent run: {escape(parent['run'])}; changed since: {escape(changed)}.</p>")
     out.append(f"<div class='scroll'><table>{artifacts}</table></div>" if artifacts else "")
-    return _section("Where it comes from", "".join(out)) if any(out) else ""
+    return section("Where it comes from", "".join(out)) if any(out) else ""
 
 
 def repeat(facts: dict[str, Any]) -> str:
     environment = facts["environment"] or {}
     command = " ".join(environment.get("command") or ["tunesmith", "run", "recipe.yaml"])
     recipe = escape(json.dumps(facts["recipe"], indent=1, ensure_ascii=False))
-    return _section(
+    return section(
         "How to repeat it",
         f"<pre>{escape(command)}</pre><p>The same recipe on the same rows gives the same bits on the same kind of machine; run again, "
         f"it does nothing and says so.</p><details><summary>the resolved recipe</summary><pre>{recipe}</pre></details>",
@@ -456,8 +397,8 @@ def next_steps(facts: dict[str, Any]) -> str:
     own = """tunesmith init YOUR_ROWS.jsonl       # looks at your rows, writes a commented recipe
 tunesmith run recipe.yaml            # does all of the above for them"""
     if not facts["status"]["stages"]["export"]:
-        return _section("Next, with rows of your own", f"<pre>{own}</pre>")
-    return _section(
+        return section("Next, with rows of your own", f"<pre>{own}</pre>")
+    return section(
         "Next, with rows of your own",
         f"""<pre>tunesmith chat {escape(facts["run"])}        # talk to this model
 tunesmith serve {escape(facts["run"])}       # keep an OpenAI-compatible endpoint
@@ -466,12 +407,8 @@ tunesmith serve {escape(facts["run"])}       # keep an OpenAI-compatible endpoin
 
 
 ALL = (
-    head, verdict, tiles, scores, examples, data, sample, training, plan, parity, notes, provenance, repeat, next_steps,
+    head, verdict, tiles, scores, examples, fate, measured, together, examined, sample, training, plan, parity, notes, provenance, repeat, next_steps,
 )  # fmt: skip
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
 def _sentence(text: str) -> str:
@@ -486,4 +423,4 @@ def _show(value: float, unit: str) -> str:
 
 def render(facts: dict[str, Any]) -> Iterable[str]:
     """All sections in order."""
-    return (section(facts) for section in ALL)
+    return (part(facts) for part in ALL)

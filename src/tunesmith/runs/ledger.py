@@ -6,7 +6,7 @@ which only preparation and this look need: it is imported here when asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
             "RUN-012",
             f"no row {row} in {path}",
             expected="FILE:LINE or a row id of this ledger; " + _overview(path),
-            fix="count lines from 1, as your editor does; blank lines are no rows",
+            fix=_nearest(path, source, number) or "count lines from 1, as your editor does; blank lines are no rows",
         )
     if len(found) > 1:
         one_of = ", ".join(f"{entry['row']} (of {entry['source']})" for entry in found[:SHOWN])
@@ -48,6 +48,21 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
     if isinstance(entry.get("kept_twin"), int):
         entry["twin"] = next(iter(_by_id(path, entry["kept_twin"])), None)
     return entry
+
+
+def places(where: Run | Artifact | Path, rows: Iterable[int]) -> dict[int, str]:
+    """Row id -> FILE:LINE, of the rows that the ledger holds; nothing where there is no ledger or no pyarrow to read it."""
+    path, wanted = _path(where), sorted(set(rows))
+    try:
+        found = _table(path, columns=["row", "file", "position"], filters=[("row", "in", wanted)]) if wanted else None
+    except (ModuleNotFoundError, FileNotFoundError):
+        return {}
+    return {entry["row"]: place_of(entry) for entry in found.to_pylist()} if found is not None else {}
+
+
+def place_of(entry: Mapping[str, Any]) -> str:
+    """FILE:LINE of an entry."""
+    return f"{entry['file']}:{entry['position']}"
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
@@ -98,12 +113,33 @@ def _by_id(path: Path, number: int) -> list[dict[str, Any]]:
 def _by_place(path: Path, source: str, number: int) -> list[dict[str, Any]]:
     """Named by the file, with or without its folder, or by the source's name in the recipe."""
     at = _table(path, filters=[("position", "==", number)]).to_pylist()
-    return [entry for entry in at if entry["file"] == Path(source).name or entry["source"] == source]
+    return [entry for entry in at if _is_of(entry, source)]
+
+
+def _is_of(entry: Mapping[str, Any], source: str) -> bool:
+    return bool(entry["file"] == Path(source).name or entry["source"] == source)
 
 
 def _overview(path: Path) -> str:
-    counts = (
-        _table(path, columns=["file"]).group_by("file", use_threads=False).aggregate([([], "count_all")]).to_pylist()
-    )
-    listed = ", ".join(f"{entry['count_all']:,} rows of {entry['file']}" for entry in counts[:SHOWN])
-    return "it holds " + listed
+    columns = _table(path, columns=["file", "position"]).group_by("file", use_threads=False)
+    counts = columns.aggregate([([], "count_all"), ("position", "min"), ("position", "max")]).to_pylist()
+    listed = [
+        f"{entry['count_all']:,} rows of {entry['file']} ({entry['position_min']} to {entry['position_max']})"
+        for entry in counts[:SHOWN]
+    ]
+    return "it holds " + ", ".join(listed)
+
+
+def _nearest(path: Path, source: str | None, number: int) -> str:
+    """What to ask for instead where a file has rows on both sides of a line; else nothing."""
+    if source is None:
+        return ""
+    columns = ["file", "source", "position"]
+    sides = []
+    for sign, end in (("<", max), (">", min)):
+        found = _table(path, columns=columns, filters=[("position", sign, number)]).to_pylist()
+        own = [entry for entry in found if _is_of(entry, source)]
+        if not own:
+            return ""
+        sides.append(place_of(end(own, key=lambda entry: entry["position"])))
+    return f"blank lines are no rows, and none begins here; beside it lie {' and '.join(sides)}"

@@ -171,12 +171,16 @@ def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) 
     accounts, total = selection.accounts, rows.num_rows
     used = accounts.left
     funnel: Counter[tuple[str, str]] = Counter()
+    taken: dict[tuple[str, str], list[int]] = {}
     lost = np.flatnonzero(~used)
     pairs, counts = np.unique(np.stack([accounts.status[lost], accounts.rule[lost]]), axis=1, return_counts=True)
     for (status, rule), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
         name = accounts.rules[rule]
         is_bad = status == QUARANTINED and name != "template"
-        funnel[STATUSES[status], "bad_row" if is_bad else name] += count
+        place = STATUSES[status], "bad_row" if is_bad else name
+        funnel[place] += count
+        first = np.flatnonzero((accounts.status == status) & (accounts.rule == rule))[:SAMPLES].tolist()
+        taken[place] = sorted([*taken.get(place, []), *first])[:SAMPLES]
     formats: Counter[str] = Counter()
     for part in rows.parts:
         formats.update(part["formats"])
@@ -192,9 +196,16 @@ def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) 
         "split": int(np.sum(used & (sizes.sequences > 1))),
         "over_limit": over_limit(sizes, spec.data.max_tokens),
         "funnel": [
-            {"rule": rule, "status": status, "dropped": count, "share": count / total}
+            {
+                "rule": rule,
+                "status": status,
+                "dropped": count,
+                "share": count / total,
+                "samples": [place_in(rows, row) for row in taken[status, rule]],
+            }
             for (status, rule), count in funnel.most_common()
         ],
+        "sources": _by_source(rows, selection, sizes, spec.data.max_tokens),
         "splits": {
             name: split_statistics(
                 *(column[used & (selection.splits == number)] for column in (sizes.tokens, sizes.learned))
@@ -205,6 +216,25 @@ def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) 
         "told": _with_places(rows, selection.told),
         "lengths": {"counts": counts.tolist(), "edges": [round(float(edge), 1) for edge in edges]},
     }
+
+
+def _by_source(rows: Rows, selection: Selection, sizes: Sizes, limit: int) -> list[dict[str, Any]]:
+    """Of each source in the recipe's order: rows read, used and trained on, and what an epoch holds of it: examples, tokens."""
+    count = len(rows.sources)
+    source = np.repeat([part["source"] for part in rows.parts], [part["rows"] for part in rows.parts])
+    used = selection.accounts.left
+    trained = used & (selection.splits == 0)
+    copies = np.where(trained, selection.copies * sizes.sequences, 0)
+    # Pieces of a split row come as often as the row and hold about its tokens; a cut one holds the limit.
+    lengths = np.where(sizes.sequences > 1, sizes.tokens, np.minimum(sizes.tokens, limit))
+    tokens = np.where(trained, selection.copies * lengths.astype(np.int64), 0)
+    names = {part["source"]: rows.source_name(part) for part in rows.parts}
+    columns = {"read": np.ones(len(source)), "used": used, "trained": trained, "epoch": copies, "tokens": tokens}
+    sums = {name: np.bincount(source, weights=values, minlength=count) for name, values in columns.items()}
+    return [
+        {"name": names.get(number, ""), **{name: int(values[number]) for name, values in sums.items()}}
+        for number in range(count)
+    ]
 
 
 def _with_places(rows: Rows, told: dict[str, Any]) -> dict[str, Any]:
