@@ -550,6 +550,17 @@ def tracker(bench: Bench, overrides: tuple[str, ...]) -> Any:
         return importlib.import_module(f"tunesmith.tracking.{name}").make(spec).open(facts), calls
 
 
+def reported(bench: Bench, overrides: tuple[str, ...]) -> Any:
+    """What the report of a run says that stopped at a row."""
+    from tunesmith.report.facts import gather
+    from tunesmith.runs.run import Run
+
+    run = Run.open_or_create(bench.folder / "reported", bench.recipe(overrides))
+    quoting = {"code": "DAT-013", "where": "rows.jsonl:3", "what": "it reads 'caf'", "expected": "", "fix": ""}
+    run.record("prepare", "stage/failed", {"error": "DAT-032", "what": "1 bad row", "problems": [quoting]})
+    return gather(run)["status"]["trouble"]["what"]
+
+
 def plateau(bench: Bench, overrides: tuple[str, ...]) -> list[float]:
     """The factor of the rate after each of some validations."""
     from tunesmith.recipe.tree import Plateau
@@ -652,7 +663,7 @@ class Effect:
 RERUNS = {
     "compute": (),
     "data": ("prepare",), "adapter": ("train",), "train": ("train",), "evaluate": ("evaluate",), "gate": ("evaluate",),
-    "export": ("export",), "serve": ("serve",), "tune": (),
+    "export": ("export",), "serve": ("serve",), "tune": (), "report": (),
 }  # fmt: skip
 ALL_MODEL = ("prepare", "train", "evaluate", "export")
 LATER = ("train", "evaluate", "export")  # they load the model
@@ -849,6 +860,7 @@ EFFECTS: dict[str, Effect] = {
     "tune.sampler": Effect(searched, NINE),
     "tune.keep": Effect(searched, NINE),
     "tune.seed": Effect(searched, NINE),
+    "report.texts": Effect(reported),
     "track.to": Effect(sinks, reruns=()),
     "track.tensorboard.folder": Effect(tracker, ("track=tensorboard",), reruns=()),
     **{

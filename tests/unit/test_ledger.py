@@ -58,3 +58,16 @@ def test_a_row_that_is_not_there_shows_what_is(dataset: Path) -> None:
         ledger.find(dataset, 99)
     with pytest.raises(UsageError, match=r"RUN-014 'train\.jsonl:x' is no row"):
         ledger.find(dataset, "train.jsonl:x")
+
+
+def test_a_blank_line_is_told_from_a_line_that_is_not_there(dataset: Path) -> None:
+    with pytest.raises(DataError, match=r"(?s)blank lines are no rows.*train\.jsonl:1 and train\.jsonl:3"):
+        ledger.find(dataset, "train.jsonl:2")
+    with pytest.raises(DataError, match=r"(?s)3 rows of train\.jsonl \(1 to 3\).*as your editor does"):
+        ledger.find(dataset, "train.jsonl:4")
+
+
+def test_places_of_rows(dataset: Path, tmp_path: Path) -> None:
+    assert ledger.places(dataset, [3, 0, 99]) == {0: "train.jsonl:1", 3: "array.json:7"}
+    assert ledger.places(dataset, []) == {}
+    assert ledger.places(tmp_path / "nothing", [1]) == {}, "a Dataset without a ledger"

@@ -108,7 +108,7 @@ def test_kinds_of_change_are_apart_and_add_up(small: Evaluated, monkeypatch: pyt
     counts = {kind: kinds.count(kind) for kind in ("fixed", "broken", "still right", "still wrong")}
     evaluation["overall"]["metrics"]["exact_match"]["items"] = counts
     monkeypatch.setattr(gathering, "_lines", lambda artifact, file: iter(entries))
-    drawn = sections.examples({"examples": gathering._examples(small.inputs["evaluation"], evaluation)})
+    drawn = sections.examples({**facts, "examples": gathering._examples(small.inputs["evaluation"], evaluation)})
     titles = re.findall(r"<h3>(\w[\w ]+?) <small>", drawn)
     assert titles == ["Broken", "Still wrong", "Fixed", "Still right"], "what went wrong comes first"
     assert drawn.count("<details class='item broken'") == 2

@@ -87,7 +87,7 @@ def _lines(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     if entry["status"] == "used" and copies is not None:
         yield "copies", f"{copies:,} example{'s' * (copies != 1)} of the Dataset"
     yield "source", entry.get("source")
-    yield "row", _number(entry.get("row"))
+    yield "row", str(entry["row"])
     yield "key", entry.get("key")
 
 

@@ -79,7 +79,7 @@ def _name_places(facts: dict[str, Any], dataset: Artifact | None) -> None:
     rows = [item["row"] for item in items] + [row for note in withheld for row in note["value"]]
     found = ledger.places(dataset, rows) if dataset else {}
     for item in items:
-        item["place"] = found.get(item["row"], f"row {item['row']}")
+        item["place"] = found.get(item["row"], item["place"])
     for note in withheld:
         note["value"] = [found.get(row, row) for row in note["value"]]
 
@@ -113,7 +113,8 @@ def _examples(artifact: Artifact, evaluation: dict[str, Any]) -> dict[str, Any] 
     for entry in _lines(artifact, "answers.jsonl"):
         kept = shown.setdefault(entry["changes"].get(metric, "asked"), [])
         if len(kept) < SHOWN_EXAMPLES:
-            kept.append({key: entry[key] for key in ("row", "part", "messages", "expected", "base", "tuned")})
+            asked = {key: entry[key] for key in ("row", "part", "messages", "expected", "base", "tuned")}
+            kept.append({**asked, "place": f"row {entry['row']}"})
     if not shown:
         return None
     counts = metrics[metric]["items"] if metric else {"asked": evaluation["overall"]["items"]}

@@ -16,7 +16,7 @@ Texts = Literal["shown", "masked", "hidden"]
 
 # Families whose errors tell of settings, models and machines, and errors that tell of rows by counts and places only.
 QUOTE_NOTHING = ("RCP", "PLN", "RUN", "CLI", "TUN", "TRK", "MDL", "TRN")
-COUNT_ONLY = ("DAT-031", "DAT-032", "DAT-033", "DAT-064", "EVL-010", "EVL-011", "EXP-001")
+COUNT_ONLY = {"DAT": (31, 32, 33, 64), "EVL": (10, 11), "EXP": (1,)}
 LEFT_OUT = "(may quote a row, so it is left out here: report.texts)"
 ANSWERS = ("trained", "exported", "evaluation", "endpoint")
 
@@ -105,7 +105,8 @@ def _trouble(trouble: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _quotes_nothing(code: str) -> bool:
-    return code in COUNT_ONLY or code.partition("-")[0] in QUOTE_NOTHING
+    family, _, number = code.partition("-")
+    return family in QUOTE_NOTHING or (number.isdecimal() and int(number) in COUNT_ONLY.get(family, ()))
 
 
 def _bare(problem: dict[str, Any]) -> dict[str, Any]:
