@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED
 from tunesmith.stages.prepare.by_tokens import Pieces, Sizes, judge_tokens, over_limit, with_pieces
 from tunesmith.stages.prepare.decide import Selection, place_in
 from tunesmith.stages.prepare.encoder import CONTROL_IN_TEXT, JOINED_DIFFERS, Encoder
+from tunesmith.stages.prepare.items import held_out_items
 from tunesmith.stages.prepare.rows import Rows
 from tunesmith.stages.prepare.tokens import PartTokens, Tokens
 from tunesmith.text.tokenizers import Tokenizer
@@ -51,7 +51,7 @@ def assemble(
         samples += _samples(rows, number, part, selection, encoder.tokenizer, SAMPLES - len(samples))
     statistics = {**statistics_of(spec, rows, selection, sizes), "encoding": told}
     writer.close(
-        items=_items(rows, selection, encoder.tokenizer),
+        items=held_out_items(spec, rows, tokens, selection, encoder.tokenizer),
         samples=samples,
         statistics=statistics,
     )
@@ -122,26 +122,7 @@ def refuse_nothing_left(selection: Selection) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------- items and samples
-
-
-def _items(rows: Rows, selection: Selection, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    """The used held-out rows: of chats the prompt that evaluation asks, and the answer it should get; of plain text none."""
-    chosen = np.flatnonzero(selection.accounts.left & (selection.splits > 0))
-    keys = rows.columns("key", "source", "file").take(pa.array(chosen)).to_pylist()
-    for (row, example), line in zip(rows.examples(chosen), keys, strict=True):
-        split = SPLITS[selection.splits[row]]
-        is_chat = example.text is None
-        said = rows.splits[line["source"]] == "test"
-        yield {
-            "row": row,
-            "part": rows.source_name(line) if said else split,
-            "split": split,
-            "key": line["key"].hex(),
-            "messages": [message.to_json() for message in example.prompt] if is_chat else None,
-            "expected": example.answer if is_chat else None,
-            "prompt_ids": tokenizer.encode_prompt(example.prompt, example.tools) if is_chat else None,
-        }
+# ------------------------------------------------------------------------------------------------------- samples
 
 
 def _samples(
