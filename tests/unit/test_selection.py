@@ -94,6 +94,12 @@ def test_equal_words_are_near_duplicates_however_few() -> None:
     }
 
 
+def test_prompts_alike_whose_answers_hold_no_word_are_near_duplicates() -> None:
+    rows = [chat(text(1, 30), "!"), chat(text(1, 30, {29: "zebra"}), "?"), chat(text(2, 30), "...")]
+    found = verdicts(choose(rows, recipe(overrides=["data.deduplicate={type: near, on: both}", KEEP])))
+    assert set(found) == {1}
+
+
 def test_what_hangs_together_is_one_group_and_keeps_the_best_scored() -> None:
     """Each is alike to the next one only; the ends are farther apart than the threshold, and the value says so."""
     steps = [{place: "zebra" for place in range(50, 50 + 6 * number, 6)} for number in range(4)]

@@ -217,6 +217,8 @@ def _jaccard(sketches: Sketches, left: np.ndarray, right: np.ndarray) -> np.ndar
         owner = np.repeat(np.arange(len(left), dtype=np.uint64), count)
         keyed.append((owner << np.uint64(32)) | values[_ranges(begins[side], count)])
     merged = np.sort(np.concatenate(keyed))
+    if not len(merged):  # texts without a word
+        return np.ones(len(left))
     fresh = np.insert(merged[1:] != merged[:-1], 0, True)
     union = merged[fresh]
     both = np.diff(np.append(np.flatnonzero(fresh), len(merged))) == 2
