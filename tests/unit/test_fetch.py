@@ -66,7 +66,7 @@ def test_a_data_set_of_the_hub_by_name_revision_and_path(tmp_path: Path, monkeyp
         assert inside.name == "test.jsonl"
         for url, code in (
             ("hf://datasets/acme/none", "DAT-038"),
-            ("hf://acme", "DAT-038"),
+            ("hf://acme", "DAT-041"),
             ("hf://datasets/acme/rows/x*.csv", "DAT-001"),
         ):
             with pytest.raises(DataError, match=code):

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from tunesmith.errors import DataError, QuestionError
-from tunesmith.recipe import Source
+from tunesmith.recipe import Recipe, Source
+from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
 from tunesmith.stages.prepare.reader import Bad, How, Parsed, files_of, parts_of, read_part, read_rows
 from tunesmith.stages.prepare.rows import make_part, part_tasks
 
@@ -201,3 +202,25 @@ def test_a_part_of_rows_refuses_pairs_and_tells_what_was_recognised(tmp_path: Pa
         tmp_path / "more",
     )
     assert make_part(task)["formats"] == {"chosen": 1}
+
+
+def test_rows_with_the_same_problem_are_told_of_once_with_their_places() -> None:
+    def bad(position: int, what: str = "empty") -> dict:
+        return {
+            "file": "a.jsonl",
+            "position": position,
+            "column": 0,
+            "code": "TXT-016",
+            "what": what,
+            "expected": "e",
+            "fix": "f",
+        }
+
+    spec = Recipe.model_validate({"data": {"sources": [{"path": "a.jsonl"}]}})
+    counts, first = first_of_each_code([bad(3), bad(5), bad(8, "other"), bad(9)])
+    error = bad_rows_error(spec, counts, first, 20)
+    told = [(problem.where, problem.what) for problem in error.problems[:-1]]  # type: ignore[union-attr]
+    assert told == [
+        ("a.jsonl:3", "empty (4 rows with this code, such as a.jsonl:5)"),
+        ("a.jsonl:8", "other (4 rows with this code)"),
+    ]

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from tunesmith.text.example import ASSISTANT, SYSTEM, TEXT, USER
-from tunesmith.text.turns import SHAREGPT, STRICT, Chat, FormatProblem, kind, read_chat, read_tools, text_of
+from tunesmith.text.turns import SHAREGPT, STRICT, Chat, FormatProblem, kind, read_chat, read_tools, text_of, whole
 
 ANSWERS = ("output", "response", "answer")
 PROMPTS = ("prompt", "question", "query")
@@ -107,7 +107,7 @@ def alpaca_question(row: dict[str, Any]) -> Chat:
     for place, pair in enumerate(row.get("history") or ()):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             what = f"history[{place}] is {kind(pair)}"
-            raise FormatProblem("TXT-005", what, "[question, answer]", "mend the row")
+            raise FormatProblem("TXT-049", what, "[question, answer]", "mend the row")
         chat.roles.extend((USER, ASSISTANT))
         chat.contents.extend(text_of(text, f"history[{place}]") for text in pair)
     chat.roles.append(USER)
@@ -169,11 +169,9 @@ def with_system(chat: Chat, row: dict[str, Any]) -> Chat:
     system = row.get("system")
     if not system:
         return chat
-    if not isinstance(system, str):
-        raise FormatProblem("TXT-008", f"system is {kind(system)}", "text", "write system as a string")
-    if system.isspace() or (chat.roles and chat.roles[0] == SYSTEM):
+    if whole(system, "system").isspace() or (chat.roles and chat.roles[0] == SYSTEM):
         return chat
-    return joined(Chat([SYSTEM], [text_of(system, "system")], {}), chat)
+    return joined(Chat([SYSTEM], [system], {}), chat)
 
 
 def finished(chat: Chat, row: dict[str, Any]) -> Found:
@@ -201,10 +199,12 @@ def extra_of(chat: Chat, offered: Any) -> dict[str, Any] | None:
 
 def _refuse_empty(chat: Chat, place: int) -> None:
     found = chat.particulars.get(place, {})
-    if "tool_calls" in found or found.get("learn") is False:
-        return
-    what = f"messages[{place}].content, the answer, is empty"
-    raise FormatProblem("TXT-016", what, "some text", "leave the row out")
+    if "tool_calls" not in found and found.get("learn") is not False:
+        raise empty_answer(f"messages[{place}].content")
+
+
+def empty_answer(place: str) -> FormatProblem:
+    return FormatProblem("TXT-016", f"{place}, an answer, is empty", "some text", "leave the row out")
 
 
 def check_order(roles: list[int]) -> None:
@@ -219,12 +219,17 @@ def check_order(roles: list[int]) -> None:
     if ASSISTANT not in roles:
         raise FormatProblem("TXT-013", "there is no assistant turn: nothing to learn", "an answer", "leave the row out")
     check_question(roles[: roles.index(ASSISTANT)])
+    check_system(roles)
+    if len(_ORDERS) < MAX_ORDERS:
+        _ORDERS.add(order)
+
+
+def check_system(roles: list[int]) -> None:
+    """Raises FormatProblem TXT-015 for a system turn that is not the first."""
     if SYSTEM in roles[1:]:
         raise FormatProblem(
             "TXT-015", "a system turn stands in the middle", "at most one, at the start", "move it to the start"
         )
-    if len(_ORDERS) < MAX_ORDERS:
-        _ORDERS.add(order)
 
 
 def check_question(before: list[int]) -> None:

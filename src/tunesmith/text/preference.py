@@ -19,6 +19,8 @@ from tunesmith.text.chats import (
     alpaca_question,
     asked,
     check_question,
+    check_system,
+    empty_answer,
     extra_of,
     finished,
     first,
@@ -26,7 +28,7 @@ from tunesmith.text.chats import (
     sharegpt_turns,
     with_system,
 )
-from tunesmith.text.example import ASSISTANT, ROLES, SYSTEM, USER
+from tunesmith.text.example import ASSISTANT, ROLES, USER
 from tunesmith.text.turns import SHAREGPT, STRICT, Chat, FormatProblem, kind, read_chat, text_of
 
 SIDES = (
@@ -202,7 +204,7 @@ def _check_answer(side: Chat, name: str) -> None:
         raise FormatProblem("TXT-045", f"{name} begins with {who}", "an answer to the prompt", "leave the row out")
     for place, (role, content) in enumerate(zip(side.roles, side.contents, strict=True)):
         if role == ASSISTANT and not content.strip() and "tool_calls" not in side.particulars.get(place, {}):
-            raise FormatProblem("TXT-016", f"{name}, an answer, is empty", "some text", "leave the row out")
+            raise empty_answer(name)
 
 
 # ------------------------------------------------------------------------------------------------- liked, and ranked ones
@@ -218,7 +220,7 @@ def liked(row: dict[str, Any]) -> Found:
     if "messages" in row or first(row, CHATS):
         chat = _prompt(row) or Chat([], [], {})
         if chat.roles[-1:] != [ASSISTANT]:
-            raise FormatProblem("TXT-013", "the chat does not end with an answer", "an answer", "leave the row out")
+            raise FormatProblem("TXT-039", "the chat does not end with an answer", "an answer", "leave the row out")
         prompt, answer = _cut(chat, 0, len(chat.roles) - 1), _cut(chat, len(chat.roles) - 1)
     else:
         prompt = _prompt(row) or Chat([], [], {})
@@ -278,10 +280,8 @@ def _answer(chat: Chat, role: str) -> dict[str, Any]:
 
 def _with_answers(prompt: Chat, row: dict[str, Any], answers: list[dict[str, Any]]) -> Found:
     check_question(prompt.roles)
-    if prompt.roles[-1] == ASSISTANT or SYSTEM in prompt.roles[1:]:
-        code, what = ("TXT-045", "the prompt ends with an answer")
-        if SYSTEM in prompt.roles[1:]:
-            code, what = "TXT-015", "a system turn stands in the middle"
-        raise FormatProblem(code, what, "a prompt that asks", "mend the row")
+    check_system(prompt.roles)
+    if prompt.roles[-1] == ASSISTANT:
+        raise FormatProblem("TXT-045", "the prompt ends with an answer", "a prompt that asks", "mend the row")
     offered = row.get("tools") or row.get("functions")
     return prompt.roles, prompt.contents, {**(extra_of(prompt, offered) or {}), "answers": answers}

@@ -38,15 +38,30 @@ def bad_rows_error(spec: Recipe, counts: Counter[str], first: list[dict[str, Any
         return None
     groups = ", ".join(f"{code} x {count:,}" for code, count in counts.most_common())
     what = f"{bad:,} of {total:,} rows cannot be used ({groups}); nothing was trained"
-    shown = [_as_problem(row, counts) for row in sorted(first, key=lambda row: -counts[row["code"]])]
+    shown = [_as_problem(rows, counts) for rows in _alike(sorted(first, key=lambda row: -counts[row["code"]]))]
     return DataError("DAT-032", what, problems=[*shown, _verdict(spec, what, bad / total)])
 
 
-def _as_problem(told: dict[str, Any], counts: Counter[str]) -> Problem:
+def _alike(shown: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Rows of which the same is said, together."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for told in shown:
+        groups.setdefault((told["code"], told["what"], told["expected"], told["fix"]), []).append(told)
+    return list(groups.values())
+
+
+def _as_problem(rows: list[dict[str, Any]], counts: Counter[str]) -> Problem:
+    """The first of some rows with the same problem; the others by their place."""
+    told = rows[0]
+    count = counts[told["code"]]
+    others = f", such as {', '.join(map(_place, rows[1:]))}" if len(rows) > 1 else ""
+    alike = f" ({count:,} rows with this code{others})" if count > 1 else ""
+    return Problem(told["code"], _place(told), told["what"] + alike, told["expected"], told["fix"])
+
+
+def _place(told: dict[str, Any]) -> str:
     column = f":{told['column']}" if told["column"] else ""
-    alike = f" ({counts[told['code']]:,} rows like this)" if counts[told["code"]] > 1 else ""
-    place = f"{told['file']}:{told['position']}{column}"
-    return Problem(told["code"], place, told["what"] + alike, told["expected"], told["fix"])
+    return f"{told['file']}:{told['position']}{column}"
 
 
 def _verdict(spec: Recipe, what: str, share: float) -> Problem:

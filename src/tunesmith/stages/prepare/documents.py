@@ -89,7 +89,7 @@ def _bytes_of(path: Path, file: BinaryIO, facts: Counter[str]) -> tuple[Buffer, 
             total += len(block)
             if total > UNPACKED_BYTES:
                 raise DataError(
-                    "DAT-011",
+                    "DAT-040",
                     f"{shown(path.name)} unpacks to more than {UNPACKED_BYTES / 2**30:.0f} GiB in one document",
                     where="data.sources",
                     expected="JSON Lines, which are read in pieces",

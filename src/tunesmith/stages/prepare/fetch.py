@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from tunesmith import hub
 from tunesmith.errors import DataError
-from tunesmith.stages.prepare.files import SUFFIXES, suffix_of
+from tunesmith.stages.prepare.files import SUFFIXES, nothing_at, suffix_of
 
 HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https")
@@ -27,7 +27,7 @@ FETCHED_ROWS = 10_000
 
 @lru_cache(maxsize=64)
 def fetched(url: str, query: str | None = None) -> tuple[Path, ...]:
-    """The files behind a URL. Raises DataError DAT-001, DAT-038, DAT-039."""
+    """The files behind a URL. Raises DataError DAT-001, DAT-041, DAT-039."""
     scheme = url.split("://", 1)[0].lower()
     if scheme == "hf":
         return _from_hub(url)
@@ -40,7 +40,7 @@ def _from_hub(url: str) -> tuple[Path, ...]:
     found = HUB.fullmatch(url)
     if not found:
         raise DataError(
-            "DAT-038",
+            "DAT-041",
             f"{url} names no data set",
             where="data.sources",
             expected="hf://datasets/owner/name, with @revision and a path or glob behind it where wanted",
@@ -51,7 +51,7 @@ def _from_hub(url: str) -> tuple[Path, ...]:
     paths = glob.glob(str(folder / inside), recursive=True) if inside else map(str, folder.rglob("*"))
     files = sorted(Path(path) for path in paths if Path(path).is_file() and suffix_of(path) in SUFFIXES)
     if not files:
-        raise _nothing(url)
+        raise nothing_at(url)
     return tuple(files)
 
 
@@ -61,29 +61,19 @@ def _from_store(url: str) -> tuple[Path, ...]:
     try:
         names = [name for name, _ in objects_at(url) if suffix_of(name) in SUFFIXES]
         if not names:
-            raise _nothing(url)
+            raise nothing_at(url)
         return tuple(_kept(PurePosixPath(name).name, lambda out, name=name: copy_object(name, out)) for name in names)
     except STORE_ERRORS as error:
         if "at least 1 MicroPartition" in str(error):  # so Daft says that nothing matched
-            raise _nothing(url) from error
+            raise nothing_at(url) from error
         why = str(error).strip().splitlines()
         raise DataError(
-            "DAT-038",
+            "DAT-041",
             f"{url} cannot be fetched: {why[-1][:200] if why else type(error).__name__}",
             where="data.sources",
             expected="an object, a folder or a glob that may be read",
             fix="check the path, the credentials, and AWS_ENDPOINT_URL for a store other than Amazon's",
         ) from error
-
-
-def _nothing(url: str) -> DataError:
-    return DataError(
-        "DAT-001",
-        f"{url} holds no file that can be read",
-        where="data.sources",
-        expected=f"files that end in {' '.join(SUFFIXES)}",
-        fix="name the files: a path or a glob behind it",
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ databases

@@ -46,7 +46,7 @@ def shown(path: Path | str) -> str:
 def files_of(path: str, query: str | None = None) -> list[Path]:
     """The files of a source: itself, a folder's, a glob's, standard input (-), or what was fetched from a URL.
 
-    query: SQL, for the URL of a database. Raises DataError DAT-001, DAT-003, DAT-038, DAT-039.
+    query: SQL, for the URL of a database. Raises DataError DAT-001, DAT-003, DAT-038, DAT-039, DAT-041.
     """
     if path == "-":
         return [_standard_input()]
@@ -65,15 +65,18 @@ def files_of(path: str, query: str | None = None) -> list[Path]:
     else:
         found = [Path(name) for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]
     if not found:
-        kind = "holds no file that can be read" if root.is_dir() else "does not exist"
-        raise DataError(
-            "DAT-001",
-            f"{shown(path)} {kind}",
-            where="data.sources",
-            expected=f"a file, folder or glob of {' '.join(SUFFIXES)} (also {' '.join(COMPRESSED)}), - or a URL",
-            fix="check the path; a relative one starts at the recipe's folder",
-        )
+        raise nothing_at(path, "holds no file that can be read" if root.is_dir() else "does not exist")
     return found
+
+
+def nothing_at(path: str, why: str = "holds no file that can be read") -> DataError:
+    return DataError(
+        "DAT-001",
+        f"{shown(path)} {why}",
+        where="data.sources",
+        expected=f"a file, folder or glob of {' '.join(SUFFIXES)} (also {' '.join(COMPRESSED)}), - or a URL",
+        fix="check the path; a relative one starts at the recipe's folder",
+    )
 
 
 def open_file(path: Path) -> BinaryIO:

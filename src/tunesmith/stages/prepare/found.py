@@ -46,6 +46,10 @@ def too_long(size: int) -> Fault:
     return Fault(0, "DAT-011", f"{size:,} bytes in one row", f"at most {MAX_LINE_BYTES:,}", "split the row")
 
 
+def nul_byte(column: int) -> Fault:
+    return Fault(column, "DAT-014", "a NUL byte", "text", "remove it: tr -d '\\000'")
+
+
 def not_utf8(raw: bytes, error: UnicodeDecodeError, code: str = "DAT-013") -> Fault:
     """With a guess at what the bytes are. Only this row is talked about: converting a whole file would garble its good rows."""
     byte, around = raw[error.start], raw[max(0, error.start - 12) : error.start + 13]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tunesmith.stages.prepare.found import MAX_DEPTH, MAX_LINE_BYTES, Bad, Fault, Parsed, not_utf8, too_long
+from tunesmith.stages.prepare.found import MAX_DEPTH, MAX_LINE_BYTES, Bad, Fault, Parsed, not_utf8, nul_byte, too_long
 
 LONG_NUMBER = re.compile(rb"\d{17}")
 SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
@@ -139,7 +139,7 @@ def diagnose(line: bytes, is_last: bool) -> Any:
     except UnicodeDecodeError as error:
         raise not_utf8(line, error) from error
     if "\x00" in text:
-        raise Fault(text.index("\x00") + 1, "DAT-014", "a NUL byte", "text", "remove it: tr -d '\\000'")
+        raise nul_byte(text.index("\x00") + 1)
     try:
         value = json.loads(text, parse_int=_in_64_bits, parse_float=_finite)
     except RecursionError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tunesmith.errors import DataError
 from tunesmith.stages.prepare.files import shown
-from tunesmith.stages.prepare.found import MAX_LINE_BYTES, Bad, Fault, Parsed, not_utf8
+from tunesmith.stages.prepare.found import MAX_LINE_BYTES, Bad, Fault, Parsed, not_utf8, nul_byte
 from tunesmith.stages.prepare.streams import Ended, lines_of
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -113,7 +113,7 @@ def _row(header: list[str], cells: list[str], line: int, delimiter: str) -> Pars
         except UnicodeDecodeError as error:
             return not_utf8(escaped, error, "DAT-022").at(line, -1, escaped)
     if "\x00" in raw:
-        return Fault(0, "DAT-014", "a NUL byte", "text", "remove it: tr -d '\\000'").at(line, -1, raw.encode())
+        return nul_byte(0).at(line, -1, raw.encode())
     if len(cells) != len(header):
         what = f"{len(cells)} cells, the header has {len(header)}"
         fault = Fault(0, "DAT-023", what, f"columns {', '.join(header)}"[:200], "quote cells that hold the delimiter")

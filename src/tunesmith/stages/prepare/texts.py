@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from tunesmith.stages.prepare.found import Bad, Fault, Parsed, not_utf8, too_long
+from tunesmith.stages.prepare.found import Bad, Parsed, not_utf8, nul_byte, too_long
 from tunesmith.stages.prepare.streams import Ended, Line, lines_of
 
 
@@ -38,7 +38,5 @@ def _row(line: bytes, position: int, offset: int) -> Parsed | Bad:
     except UnicodeDecodeError as error:
         return not_utf8(line, error, "DAT-024").at(position, offset, line)
     if "\x00" in text:
-        return Fault(text.index("\x00") + 1, "DAT-014", "a NUL byte", "text", "remove it: tr -d '\\000'").at(
-            position, offset, line
-        )
+        return nul_byte(text.index("\x00") + 1).at(position, offset, line)
     return Parsed(position, offset, {"text": text})
