@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import tunesmith
-from tunesmith.cli import main
+from tunesmith.cli import group
 from tunesmith.report.data import examined, fate, measured, sample, together
 from tunesmith.report.facts import gather
 from tunesmith.report.page import build
@@ -54,7 +54,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Run:
         json.dumps(chat(91, f"As an AI, {SECRET}.")),
     ]
     lines += [json.dumps(chat(92, f"{SECRET} lives. " * 300)), json.dumps({"prompt": "Hi", "completion": "Yo"})]
-    lines += [json.dumps(chat(93, f"Ask anna@example.org about the {SECRET}, she knows."))]
+    lines += [json.dumps(chat(93, f"Ask anna@acme.io about the {SECRET}, she knows."))]
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "more.jsonl").write_text("".join(json.dumps(chat(n)) + "\n" for n in range(100, 106)))
     (folder / "recipe.yaml").write_text(PREPARED)
@@ -73,7 +73,7 @@ def test_the_funnel_is_in_the_order_of_what_happened_and_in_words(prepared: Run)
         "exact duplicate", "too long (tokens)", "used", "desk",
     ]  # fmt: skip
     for told in (
-        "e-mail address replaced in 1 rows", "What each threshold of", "1 rows are over data.max_tokens 300 and are dropped",
+        "e-mail address replaced in 1 row", "What each threshold of", "Over data.max_tokens 300: 1 row, dropped",
         "No row that is trained on gives a held-out row away", "used rows by length in tokens", "rows by score, kept from 0.1",
         "Mixture",
     ):  # fmt: skip
@@ -244,7 +244,7 @@ def test_rules_have_words_and_an_order() -> None:
 
 
 def explained(run: Run, *row: str) -> str:
-    told = CliRunner().invoke(main, ["explain", *row, "--run", run.id, "--workspace", str(run.workspace)])
+    told = CliRunner().invoke(group, ["explain", *row, "--run", run.id, "--workspace", str(run.workspace)])
     assert told.exit_code == 0, told.output
     return told.output
 
@@ -279,7 +279,7 @@ def test_the_queries_of_the_ledgers_page_answer(prepared: Run, monkeypatch: pyte
 
     text = (DOCS / "ledger.md").read_text()
     monkeypatch.chdir(prepared.workspace.parent)
-    (prepared.workspace.parent / ".tunesmith").symlink_to(prepared.workspace)
+    (prepared.workspace.parent / "tunesmith-work").symlink_to(prepared.workspace)
     where, arrow, frames, pandas = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec(where, names)

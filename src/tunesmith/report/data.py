@@ -80,7 +80,7 @@ def _as_used(statistics: Statistics) -> str:
     """What was done to rows that are used."""
     rules = statistics.get("told", {}).get("cleaning", {}).get("rules", {})
     told = [
-        f"{count:,} rows {what}"
+        f"{_rows(count)} {what}"
         for count, what in (
             (statistics.get("truncated", 0), "cut at the limit"),
             (statistics.get("split", 0), "split at turns"),
@@ -88,7 +88,7 @@ def _as_used(statistics: Statistics) -> str:
         if count
     ]
     told += [
-        f"{in_words(name)} replaced in {rules[name]['redacted']:,} rows"
+        f"{in_words(name)} replaced in {_rows(rules[name]['redacted'])}"
         for name in in_order(rules)
         if rules[name]["redacted"]
     ]
@@ -117,7 +117,7 @@ def _lengths(statistics: Statistics, asked: Mapping[str, Any]) -> str:
         limit = f"data.max_tokens {asked['max_tokens']:,}"
         if over["rows"]:
             told += (
-                f"{over['rows']:,} rows are over {limit} and are {CUT[asked['too_long']]}: "
+                f"Over {limit}: {_rows(over['rows'])}, {CUT[asked['too_long']]}; "
                 f"{over['learned_lost']:,} learned tokens ({over['learned_share']:.1%}) are lost."
             )
         else:
@@ -155,11 +155,11 @@ def measured(facts: dict[str, Any]) -> str:
 def _quality(seen: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     title = MEASURED.get("quality" if seen["type"] == "heuristics" else seen["type"], seen["type"])
     better = {"high": "the higher the better", "low": "the lower the better"}[seen["best"]]
-    missing = f"; {seen['missing']:,} rows have none" if seen["missing"] else ""
+    missing = f"; {seen['missing']:,} without one" if seen["missing"] else ""
     rows = [(f"{line['share']:.0%}", f"{line['threshold']:.4g}", line["rows"]) for line in seen["thresholds"]]
     word = {"high": "above", "low": "below"}[seen["best"]]
     return (
-        f"<h3>{escape(title.capitalize())} <small>{seen['scored']:,} rows scored, {better}{missing}</small></h3>"
+        f"<h3>{escape(title.capitalize())} <small>{_rows(seen['scored'])} scored, {better}{missing}</small></h3>"
         + _histogram(
             "rows by score", {**seen["histogram"], "missing": 0}, _limits(asked.get("above"), asked.get("below"))
         )
@@ -361,6 +361,10 @@ def sample(facts: dict[str, Any]) -> str:
         )
         out.append(f"<p class='soft'>{escape(row['place'])}</p><pre>{pieces}</pre>")
     return section("What is learned", "".join(out))
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
 
 
 def _told(facts: Mapping[str, Any]) -> Mapping[str, Any]:
