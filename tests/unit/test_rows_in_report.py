@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -265,32 +266,56 @@ def test_explain_is_read_by_people(prepared: Run) -> None:
 
 def test_explain_of_a_blank_line(prepared: Run) -> None:
     told = CliRunner().invoke(
-        main, ["explain", "rows.jsonl:3", "--run", prepared.id, "--workspace", str(prepared.workspace)]
+        group, ["explain", "rows.jsonl:3", "--run", prepared.id, "--workspace", str(prepared.workspace)]
     )
     assert "rows.jsonl:2 and rows.jsonl:4" in str(told.exception or told.output)
+
+
+def test_rows_that_are_known_by_their_ids_get_their_places(prepared: Run) -> None:
+    """Evaluated items, and rows of steps that were withheld."""
+    from tunesmith.report.facts import NOTES, _name_places
+
+    item = {"row": 2, "place": "row 2"}
+    withheld = {"what": NOTES["train/nonfinite"], "value": [0, 999], "step": 3}
+    facts = {"examples": {"shown": {"fixed": [item]}}, "notes": [withheld]}
+    _name_places(facts, prepared.outputs("prepare")["dataset"])  # type: ignore[index]
+    assert item["place"] == "rows.jsonl:4"
+    assert withheld["value"] == ["rows.jsonl:1", 999]
 
 
 # ----------------------------------------------------------------------------------------------- the page of the ledger
 
 
-def test_the_queries_of_the_ledgers_page_answer(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DuckDB's are asked through Daft's SQL, which understands them as well; pandas' where pandas is installed."""
+@pytest.fixture
+def page_names(prepared: Run, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the page's first block makes, in the folder where a user stands."""
+    monkeypatch.chdir(prepared.workspace.parent)
+    with contextlib.suppress(FileExistsError):
+        (prepared.workspace.parent / "tunesmith-work").symlink_to(prepared.workspace)
+    names: dict[str, Any] = {}
+    exec(blocks_of_page("python")[0], names)
+    return names
+
+
+def blocks_of_page(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (DOCS / "ledger.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_queries_of_the_ledgers_page_answer(page_names: dict[str, Any]) -> None:
+    """DuckDB's are asked through Daft's SQL, which understands them as well."""
     import daft
 
-    text = (DOCS / "ledger.md").read_text()
-    monkeypatch.chdir(prepared.workspace.parent)
-    (prepared.workspace.parent / "tunesmith-work").symlink_to(prepared.workspace)
-    where, arrow, frames, pandas = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(where, names)
-    exec(arrow, names)
-    exec(frames, names)
+    names = page_names
+    for block in blocks_of_page("python")[1:3]:
+        exec(block, names)
     assert {entry["rule"] for entry in names["counts"].to_pylist()} >= {"duplicate", "refusal", "too_long"}
     ledger = daft.read_parquet(names["ledger"])
-    by_rule, twins = re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    found = daft.sql(by_rule.replace("'ledger.parquet'", "ledger"), ledger=ledger).to_pylist()
-    assert {"duplicate", "refusal"} <= {entry["rule"] for entry in found}
-    beside = daft.sql(twins.replace("'ledger.parquet'", "ledger"), ledger=ledger).to_pylist()
+    by_rule, twins = (block.replace("'ledger.parquet'", "ledger") for block in blocks_of_page("sql"))
+    assert {"duplicate", "refusal"} <= {entry["rule"] for entry in daft.sql(by_rule, ledger=ledger).to_pylist()}
+    beside = daft.sql(twins, ledger=ledger).to_pylist()
     assert ("rows.jsonl", 4, 1) in [(entry["file"], entry["position"], entry["kept_position"]) for entry in beside]
+
+
+def test_pandas_reads_the_ledger_as_its_page_says(page_names: dict[str, Any]) -> None:
     pytest.importorskip("pandas")
-    exec(pandas, names)
+    exec(blocks_of_page("python")[3], page_names)
