@@ -144,6 +144,25 @@ def test_what_models_and_rows_say_is_shown_and_never_obeyed(small: Evaluated, mo
     assert "characters more</span>" in page
 
 
+@pytest.mark.parametrize("texts", ["masked", "hidden"])
+def test_prompts_and_answers_are_shown_as_the_recipe_lets_them(
+    small: Evaluated, monkeypatch: pytest.MonkeyPatch, texts: str
+) -> None:
+    entries = read_answers(small)
+    for entry in entries:
+        entry |= {"tuned": "Zebrafisch 1", "base": "Zebrafisch 2", "expected": "Zebrafisch 3"}
+        entry["messages"] = [{"role": "user", "content": "Zebrafisch 4"}]
+    monkeypatch.setattr(gathering, "_lines", lambda artifact, file: iter(entries))
+    assert "Zebrafisch" in page_of(small.run)
+    shown = small.run.recipe.report.model_copy(update={"texts": texts})
+    monkeypatch.setitem(small.run.__dict__, "recipe", small.run.recipe.model_copy(update={"report": shown}))
+    page = page_of(small.run)
+    assert "Zebrafisch" not in page + (small.run.path / "report.json").read_text()
+    assert ("xxxxxxxxxx 0" in page) == (texts == "masked")
+    assert ("<code>row 0</code>" in page) == (texts == "hidden")
+    assert "8 items" in page, "counts stay"
+
+
 def test_a_run_that_failed_says_where_why_and_what_to_do(tmp_path: Path) -> None:
     run = Run.open_or_create(tmp_path, parse_recipe("data: {sources: rows.jsonl}"))
     problem = {
@@ -219,6 +238,14 @@ def test_charts_draw_what_they_are_given() -> None:
     assert charts.lines({}, "x", "y") == ""
     assert "<polyline" in charts.lines({"flat": [(1, 0.0), (2, 0.0)]}, "step", "rate")
     assert "<polyline" in charts.lines({"one": [(1, 2.0)]}, "step", "rate", log=True)
+
+
+def test_a_histogram_leaves_empty_ends_out_and_shows_what_is_out_of_bounds() -> None:
+    made = charts.histogram([0, 3, 0, 5, 1, 0], [0, 1, 2, 10, 20, 50, 1000], "rows", kept=(2, 20))
+    assert made.count('class="lost"') == 2
+    assert made.count('class="used"') == 2
+    assert "50 to 1000" not in made
+    assert "<rect" in charts.histogram([0, 0], [0, 1, 2], "nothing")
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.2, 1.8), (0.003, 5.0), (1e-8, 1e4), (0.9, 1.1), (2.0, 2.0001)])

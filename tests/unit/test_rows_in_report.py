@@ -25,7 +25,6 @@ HOSTILE = "<script>alert('1')</script>"
 SECRET = "Zebrafisch"  # stands in every text below
 PREPARED = """
 name: seen
-model: {template: chatml}
 data:
   sources: [{path: rows.jsonl, name: desk}, {path: more.jsonl, repeat: 2}]
   on_bad_row: quarantine

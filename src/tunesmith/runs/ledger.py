@@ -113,15 +113,13 @@ def _by_id(path: Path, number: int) -> list[dict[str, Any]]:
 def _by_place(path: Path, source: str, number: int) -> list[dict[str, Any]]:
     """Named by the file, with or without its folder, or by the source's name in the recipe."""
     at = _table(path, filters=[("position", "==", number)]).to_pylist()
-    return [entry for entry in at if _is_of(entry, source)]
-
-
-def _is_of(entry: Mapping[str, Any], source: str) -> bool:
-    return bool(entry["file"] == Path(source).name or entry["source"] == source)
+    return [entry for entry in at if entry["file"] == Path(source).name or entry["source"] == source]
 
 
 def _overview(path: Path) -> str:
-    columns = _table(path, columns=["file", "position"]).group_by("file", use_threads=False)
+    # Row groups of different files have different dictionaries, which grouping does not take.
+    table = _table(path, columns=["file", "position"]).unify_dictionaries()
+    columns = table.group_by("file", use_threads=False)
     counts = columns.aggregate([([], "count_all"), ("position", "min"), ("position", "max")]).to_pylist()
     listed = [
         f"{entry['count_all']:,} rows of {entry['file']} ({entry['position_min']} to {entry['position_max']})"
@@ -134,12 +132,15 @@ def _nearest(path: Path, source: str | None, number: int) -> str:
     """What to ask for instead where a file has rows on both sides of a line; else nothing."""
     if source is None:
         return ""
-    columns = ["file", "source", "position"]
+    import pyarrow.compute as pc
+
+    of_file, of_source = [("file", "==", Path(source).name)], [("source", "==", source)]
+    own = _table(path, columns=["file", "source", "position"], filters=[of_file, of_source])
     sides = []
-    for sign, end in (("<", max), (">", min)):
-        found = _table(path, columns=columns, filters=[("position", sign, number)]).to_pylist()
-        own = [entry for entry in found if _is_of(entry, source)]
-        if not own:
+    for is_on_side, farthest in ((pc.less, pc.max), (pc.greater, pc.min)):
+        side = own.filter(is_on_side(own["position"], number))
+        if not side.num_rows:
             return ""
-        sides.append(place_of(end(own, key=lambda entry: entry["position"])))
+        place = pc.index(side["position"], farthest(side["position"])).as_py()
+        sides += map(place_of, side.slice(place, 1).to_pylist())
     return f"blank lines are no rows, and none begins here; beside it lie {' and '.join(sides)}"
