@@ -318,3 +318,17 @@ def test_the_queries_of_the_ledgers_page_answer(page_names: dict[str, Any]) -> N
 def test_pandas_reads_the_ledger_as_its_page_says(page_names: dict[str, Any]) -> None:
     pytest.importorskip("pandas")
     exec(blocks_of_page("python")[3], page_names)
+
+
+def test_the_report_says_by_what_rows_were_encoded_and_which_are_flagged() -> None:
+    from tunesmith.report.data import fate
+
+    statistics = {
+        "read": 3, "used": 3, "funnel": [], "splits": {}, "formats": {}, "lengths": {"counts": [3], "edges": [0, 1]},
+        "encoding": {"tokenizer": {"fast": False, "why": "gigatoken refuses this tokenizer: <b>"}, "ways": {}},
+        "flags": {"control_in_text": 2, "joined_differs": 0},
+    }  # fmt: skip
+    page = fate({"statistics": statistics, "recipe": {"data": {"max_tokens": 8, "too_long": "drop"}}, "run": "r"})
+    assert "Encoded by tokenizers (gigatoken refuses this tokenizer: &lt;b&gt;)." in page
+    assert "2 rows hold a control token" in page
+    assert "other ids" not in page

@@ -56,6 +56,7 @@ def fate(facts: dict[str, Any]) -> str:
         _as_used(statistics),
         _splits(statistics),
         _lengths(statistics, facts["recipe"]["data"]),
+        _encoding(statistics),
     ]
     return section("Data: what became of every row", "".join(out))
 
@@ -105,6 +106,25 @@ def _splits(statistics: Statistics) -> str:
         if values["rows"]
     ]  # fmt: skip
     return table(("split", "rows", "tokens", "learned", "length p50 / p99 / max"), rows) if rows else ""
+
+
+def _encoding(statistics: Statistics) -> str:
+    """By what contents became ids, and rows whose ids are to be looked at."""
+    told = statistics.get("encoding")
+    if not told:
+        return ""
+    by = "the fast tokenizer" if told["tokenizer"]["fast"] else "tokenizers"
+    sentences = [f"Encoded by {by} ({told['tokenizer']['why']})."]
+    flags = statistics.get("flags", {})
+    if flags.get("control_in_text"):
+        sentences.append(
+            f"{_rows(flags['control_in_text'])} hold a control token in somebody's text; it was encoded as text."
+        )
+    if flags.get("joined_differs"):
+        sentences.append(
+            f"{_rows(flags['joined_differs'])} have other ids than their text encoded whole, at an answer's edge."
+        )
+    return f"<p>{escape(' '.join(sentences))}</p>"
 
 
 def _lengths(statistics: Statistics, asked: Mapping[str, Any]) -> str:

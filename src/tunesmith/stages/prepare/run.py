@@ -24,10 +24,11 @@ from tunesmith.stages.prepare.rows import Rows, write_rows
 from tunesmith.stages.prepare.signatures import made_of as signatures_made_of
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, encoder_of, write_tokens
-from tunesmith.text.checks import check_masks
+from tunesmith.text.checks import check_columns, check_masks, told
 from tunesmith.text.tokenizers import Tokenizer
 
 READER_VERSION = 3
+ENCODER_VERSION = 2  # raised when the same rows, tokenizer and template give other ids or spans
 MASKS_CHECKED = 64  # rows
 TRAINABLE = ("auto", "train")  # what the user holds out is not judged
 
@@ -54,9 +55,11 @@ def _prepare(spec: Recipe, run: Run, compute: Compute) -> dict[str, Artifact]:
     _leave_if_asked(run, "before tokenising")
 
     tokens_artifact = _tokens(spec, run, compute, rows_artifact, judged, rows, encoder.tokenizer)
+    tokens = Tokens(tokens_artifact.path)
+    _check_all_masks(rows, tokens, encoder.tokenizer)
     _leave_if_asked(run, "before writing the Dataset")
     inputs = (rows_artifact, verdicts_artifact, tokens_artifact)
-    dataset = _dataset(spec, run, rows, selection, Tokens(tokens_artifact.path), encoder, inputs)
+    dataset = _dataset(spec, run, rows, selection, tokens, encoder, inputs)
     return {"rows": rows_artifact, "tokens": tokens_artifact, "dataset": dataset}
 
 
@@ -154,6 +157,16 @@ def _check_masks(spec: Recipe, run: Run, rows: Rows, selection: Selection, token
     sample = [(place_in(rows, row), example) for row, example in rows.examples(chosen)]
     facts = check_masks(tokenizer, sample, spec.data.learn)
     run.record("prepare", "prepare/masks_checked", facts.rows, unit="rows")
+    for sentence in told(facts):
+        run.record("prepare", "prepare/note", sentence)
+
+
+def _check_all_masks(rows: Rows, tokens: Tokens, tokenizer: Tokenizer) -> None:
+    """The cheap checks, on every row."""
+    numbers = range(len(rows.parts))
+    check_columns(
+        tokenizer, map(tokens.part, numbers), lambda part, place: place_in(rows, rows.parts[part]["base"] + place)
+    )
 
 
 def _tokens(
@@ -170,7 +183,8 @@ def _tokens(
         "rows": rows_artifact.id,
         "rewritten": judged.rewritten,
         "tokenizer": tokenizer_hash(hub.resolve(model.base, model.revision, weights=False)),
-        "template": tokenizer.template.source,
+        "template": list(tokenizer.template.sources),
+        "encoder": ENCODER_VERSION,
         "learn": spec.data.learn,
     }
     found = run.store.find("Tokens", fingerprint(made_of))

@@ -31,6 +31,7 @@ from tunesmith.stages.prepare.rows import Rows, collect, part_tasks, try_part
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.stages.prepare.tokens import turns_of
 from tunesmith.text.checks import check_masks
+from tunesmith.text.checks import told as told_of_masks
 from tunesmith.text.formats import tell
 from tunesmith.text.tokenizers import Tokenizer
 
@@ -180,7 +181,7 @@ def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Se
     encoder = Encoder(tokenizer, spec.data.learn)
     with found.gathering():
         checked = [(place_in(rows, row), example) for row, example in rows.examples(drawn[:MASKS_CHECKED])]
-        check_masks(tokenizer, checked, spec.data.learn)
+        found.warnings += told_of_masks(check_masks(tokenizer, checked, spec.data.learn))
     limit = spec.data.max_tokens
     lengths, learned, kept, refused = [], [], [], {}
     for number, facts in enumerate(rows.parts):
