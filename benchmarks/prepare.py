@@ -74,7 +74,7 @@ MODES: dict[str, dict[str, Any]] = {
         **WHOLE,
     },
     "default": {},  # as a user gets it: length, secrets flagged, exact duplicates, leaks, two held-out parts
-    "cleaned": {  # all but language and model-based steps
+    "cleaned": {  # all cleaning but language and model-based steps; near-duplicates, leaks by likeness and by runs of words
         "filters": {
             "control_characters": "remove",
             "residue": {},
@@ -85,11 +85,14 @@ MODES: dict[str, dict[str, Any]] = {
             "pii": {name: "redact" for name in ("email", "phone", "iban", "card", "ip", "national_id")},
             "accept_drop_share": 1.0,
         },
-        "quality": {"type": "heuristics"},
         "deduplicate": {"type": "near"},
         "leaks": {"type": "drop", "near": 0.8, "overlap": 0.5},
     },
 }
+MODES["scored"] = {
+    **MODES["cleaned"],
+    "quality": {"type": "heuristics"},
+}  # and a score of each answer by rules of thumb
 MODES["fallback"] = MODES["plain"]  # by `tokenizers`: its process cannot import gigatoken
 SLOW = ("fallback", "bare_hf")
 # Loaded before the clock starts, where they are installed.

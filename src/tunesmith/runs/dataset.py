@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -148,10 +148,30 @@ def _npy_header(dtype: str, length: int) -> bytes:
 
 def _write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     # The folder becomes true by the store's rename, so that plain writing is enough here.
-    # A lone surrogate becomes its JSON escape instead of an error.
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    dumps = _fast_dumps()
+    with path.open("wb") as file:
         for entry in entries:
-            file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(dumps(entry) + b"\n")
+
+
+def _fast_dumps() -> Callable[[Any], bytes]:
+    """orjson's, which whoever prepares has; json's for what it refuses: half characters become their escapes."""
+
+    def plain(entry: Any) -> bytes:
+        return json.dumps(entry, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+
+    try:
+        import orjson
+    except ModuleNotFoundError:
+        return plain
+
+    def fast(entry: Any) -> bytes:
+        try:
+            return orjson.dumps(entry)
+        except TypeError:
+            return plain(entry)
+
+    return fast
 
 
 def _write_json(path: Path, obj: Any) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,7 +128,7 @@ class Store:
 
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of each file, by its path inside the folder. Reading them is also the reading back."""
-    files = {}
+    paths = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise FileError(
@@ -136,9 +138,14 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
                 fix="this is a fault of the stage that made it; please report it",
             )
         if path.is_file() and path != folder / MANIFEST:
-            name = path.relative_to(folder).as_posix()
-            files[name] = {"size": path.stat().st_size, "sha256": durable.hash_file(path)}
-    return files
+            paths.append(path)
+    # Hashing gives the interpreter free, so that threads share the cores.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        hashes = list(pool.map(durable.hash_file, paths))
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(paths, hashes, strict=True)
+    }
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,12 @@ def against(spec: Recipe) -> tuple[str, ...]:
 
 def source_hashes(spec: Recipe) -> list[list[str]]:
     """sha256 of each file of each source. Raises DataError DAT-001 when a source has none."""
-    return [[_hash(path) for path in files_of(source.path, source.query)] for source in spec.data.sources]
+    return [[_hash(path) for path in files] for files in source_files(spec)]
+
+
+def source_files(spec: Recipe) -> list[list[Path]]:
+    """The files of each source. Raises DataError DAT-001 when a source has none."""
+    return [files_of(source.path, source.query) for source in spec.data.sources]
 
 
 def tokenizer_hash(files: hub.ModelFiles) -> str:
@@ -60,5 +66,12 @@ def pii_model_hash(spec: Recipe) -> list[list[str]]:
 
 
 def _hash(path: Path) -> str:
+    """The runner asks and the stage asks: a file that has not changed meanwhile is read once."""
+    state = path.stat()
+    return _hash_once(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _hash_once(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

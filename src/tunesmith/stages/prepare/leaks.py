@@ -12,6 +12,8 @@ import numpy as np
 from tunesmith.stages.prepare.groups import Pairs, Parts, alike, components, first_equals, lists
 from tunesmith.stages.prepare.signatures import BOILERPLATE_ROWS, BOILERPLATE_SHARE, View
 
+HEAD_BITS = 22
+HEAD = np.uint64(64 - HEAD_BITS)
 NONE = np.iinfo(np.int64).max
 WAYS = ("content", "prompt", "words", "near", "overlap")
 
@@ -126,10 +128,14 @@ def overlaps(parts: Parts, inner: np.ndarray, outer: np.ndarray, asked: np.ndarr
         return Leaks(*(np.zeros(0, np.int64),) * 3, np.zeros(0))
     starts = np.flatnonzero(np.insert(gram[1:] != gram[:-1], 0, True))
     values, counts = gram[starts], np.diff(np.append(starts, len(gram)))
+    # Most runs of most rows are in no held-out row: a table of the hashes' first bits says so in one look.
+    may_be = np.zeros(1 << HEAD_BITS, bool)
+    may_be[values >> HEAD] = True
     found = [np.zeros((3, 0))]
     for rows, grams in lists(parts, "overlap"):
         # Part by part: of a row all runs are in one.
-        found.append(_cover(rows, grams, inner, (values, starts, counts), owner, totals, share))
+        here = inner[rows] & may_be[grams >> HEAD]
+        found.append(_cover(rows[here], grams[here], (values, starts, counts), owner, totals, share))
     rows, twins, covered = np.concatenate(found, axis=1)
     ways = np.full(len(rows), WAYS.index("overlap"))
     return Leaks(rows.astype(np.int64), twins.astype(np.int64), ways, covered)
@@ -156,13 +162,12 @@ def _held(parts: Parts, outer: np.ndarray, asked: np.ndarray) -> tuple[np.ndarra
 
 
 def _cover(
-    rows: np.ndarray, grams: np.ndarray, inner: np.ndarray, index: Iterable[np.ndarray], owner: np.ndarray,
-    totals: np.ndarray, share: float,
+    rows: np.ndarray, grams: np.ndarray, index: Iterable[np.ndarray], owner: np.ndarray, totals: np.ndarray, share: float,
 ) -> np.ndarray:  # fmt: skip
     """float64 [3, n] of the rows of a part that go: row, held-out row, share covered."""
     values, starts, counts = index
     place = np.minimum(np.searchsorted(values, grams), len(values) - 1)
-    hit = inner[rows] & (values[place] == grams)
+    hit = values[place] == grams
     seen = np.unique(np.stack([rows[hit], place[hit]]), axis=1)
     if not seen.size:
         return np.zeros((3, 0))

@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
 from tunesmith.errors import TunesmithError
-from tunesmith.recipe import Source
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.layout import KEY, PART, TURN
 from tunesmith.stages.prepare.reader import Bad, How, Parsed, files_of, parts_of, read_part
@@ -32,6 +31,9 @@ from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.example import Example
 from tunesmith.text.formats import Evidence, FormatProblem, learnable, to_columns
 from tunesmith.text.keys import content_key, prompt_key
+
+if TYPE_CHECKING:
+    from tunesmith.recipe import Source  # a worker reads without the recipe
 
 SCHEMA = 1
 BATCH_ROWS = 8192
@@ -281,6 +283,7 @@ def write_rows(
         known[left[place].number] = facts
         done += facts["rows"]
         on_rows(done)
+    compute.preload("tunesmith.stages.prepare.judged")  # what comes next, while the parts are put together here
     return collect(sources, files, [known[number] for number in range(len(tasks))], aside, folder) | {
         "parts_kept": kept
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,29 +19,45 @@ from tunesmith.stages.prepare.assemble import assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
 from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in
 from tunesmith.stages.prepare.encoder import Encoder
-from tunesmith.stages.prepare.externals import pii_model_hash, source_hashes, tokenizer_hash
+from tunesmith.stages.prepare.externals import pii_model_hash, source_files, source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, write_rows
 from tunesmith.stages.prepare.signatures import made_of as signatures_made_of
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, encoder_of, write_tokens
-from tunesmith.text.checks import check_columns, check_masks, told
+from tunesmith.text.checks import MaskFacts, check_columns, check_masks, told
 from tunesmith.text.tokenizers import Tokenizer
 
 READER_VERSION = 3
 ENCODER_VERSION = 2  # raised when the same rows, tokenizer and template give other ids or spans
-MASKS_CHECKED = 64  # rows
+MASKS_CHECKED = 32  # rows
+MOST_THREADS = 4  # that encode; tokenizers have their own besides
+MANY_BYTES = 16 * 2**20  # from here on workers are started at once
 TRAINABLE = ("auto", "train")  # what the user holds out is not judged
 
 
 def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
     """Make Rows, Tokens and Dataset, each only where it is not there yet."""
-    with compute_of(spec) as compute:
-        return _prepare(spec, run, compute)
+    model = spec.model
+    with compute_of(spec) as compute, ThreadPoolExecutor(1) as aside:
+        if sum(_size(path) for files in source_files(spec) for path in files) > MANY_BYTES:
+            compute.warm_up()
+        # Loading the tokenizer and reading the rows share the cores; what is wrong with rows is told first.
+        encoder = aside.submit(encoder_of, model.base, model.revision, model.template, spec.data.learn)
+        return _prepare(spec, run, compute, encoder, aside)
 
 
-def _prepare(spec: Recipe, run: Run, compute: Compute) -> dict[str, Artifact]:
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _prepare(
+    spec: Recipe, run: Run, compute: Compute, loading: Future[Encoder], aside: ThreadPoolExecutor
+) -> dict[str, Artifact]:
     rows_artifact = _rows(spec, run, compute)
     rows = Rows(rows_artifact.path)
     _judge_bad_rows(spec, run, rows)
@@ -47,16 +65,15 @@ def _prepare(spec: Recipe, run: Run, compute: Compute) -> dict[str, Artifact]:
     judged = Judged(verdicts_artifact.path)
     rows = Rows(rows_artifact.path, judged.folder if judged.rewritten else None)
 
-    model = spec.model
-    encoder = encoder_of(model.base, model.revision, model.template, spec.data.learn)
+    encoder = loading.result()
     selection = decide(spec, rows, judged, _scores(spec, run, rows, judged, encoder.tokenizer))
     ask(selection)
-    _check_masks(spec, run, rows, selection, encoder.tokenizer)
     _leave_if_asked(run, "before tokenising")
+    checking = aside.submit(_sample_masks, spec, rows, selection, encoder.tokenizer)
 
     tokens_artifact = _tokens(spec, run, compute, rows_artifact, judged, rows, encoder.tokenizer)
     tokens = Tokens(tokens_artifact.path)
-    _check_all_masks(rows, tokens, encoder.tokenizer)
+    _check_all_masks(run, rows, tokens, encoder.tokenizer, checking.result())
     _leave_if_asked(run, "before writing the Dataset")
     inputs = (rows_artifact, verdicts_artifact, tokens_artifact)
     dataset = _dataset(spec, run, rows, selection, tokens, encoder, inputs)
@@ -151,18 +168,18 @@ def _scores(spec: Recipe, run: Run, rows: Rows, judged: Judged, tokenizer: Token
 # ----------------------------------------------------------------------------------------------------------- tokens
 
 
-def _check_masks(spec: Recipe, run: Run, rows: Rows, selection: Selection, tokenizer: Tokenizer) -> None:
-    """What is learned and what is not, by a sample of the rows that are left, before the rest is encoded."""
+def _sample_masks(spec: Recipe, rows: Rows, selection: Selection, tokenizer: Tokenizer) -> MaskFacts:
+    """What is learned and what is not, by a sample of the rows that are left. Raises what `check_masks` raises."""
     chosen, _ = draw_sample(rows, np.flatnonzero(selection.accounts.left), MASKS_CHECKED)
     sample = [(place_in(rows, row), example) for row, example in rows.examples(chosen)]
-    facts = check_masks(tokenizer, sample, spec.data.learn)
-    run.record("prepare", "prepare/masks_checked", facts.rows, unit="rows")
-    for sentence in told(facts):
+    return check_masks(tokenizer, sample, spec.data.learn)
+
+
+def _check_all_masks(run: Run, rows: Rows, tokens: Tokens, tokenizer: Tokenizer, sampled: MaskFacts) -> None:
+    """The cheap checks, on every row; and what the sample showed is told."""
+    run.record("prepare", "prepare/masks_checked", sampled.rows, unit="rows")
+    for sentence in told(sampled):
         run.record("prepare", "prepare/note", sentence)
-
-
-def _check_all_masks(rows: Rows, tokens: Tokens, tokenizer: Tokenizer) -> None:
-    """The cheap checks, on every row."""
     numbers = range(len(rows.parts))
     check_columns(
         tokenizer, map(tokens.part, numbers), lambda part, place: place_in(rows, rows.parts[part]["base"] + place)
@@ -204,8 +221,9 @@ def _tokens(
             parts.folder_for(run.store.folder("Tokens", fingerprint(made_of))) as aside,
             run.store.create("Tokens", fingerprint(made_of), producer=producer) as draft,
         ):
-            # Tokenizers bring their own threads.
-            encoding = compute if compute.cluster is not None else Compute()
+            # Encoding leaves the interpreter free for most of its time; processes would each load the tokenizer.
+            threads = min(compute.workers, MOST_THREADS)
+            encoding = compute if compute.cluster is not None else Compute(threads=threads)
             task = EncodeTask(
                 0,
                 str(rows.folder),

@@ -16,13 +16,17 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tunesmith.errors import FileError, TunesmithError
-from tunesmith.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tunesmith.recipe import Recipe
 
 HEAD = struct.Struct("!Q")
+EARLY = ("tunesmith.stages.prepare.rows",)  # what a worker imports while nothing is to be done yet
 
 
 def cores() -> int:
@@ -32,13 +36,15 @@ def cores() -> int:
 
 @dataclass
 class Compute:
-    """Where parts are made. workers: processes on this machine. cluster: Ray's address instead, "" where Ray shall find it.
+    """Where parts are made. workers: processes on this machine. threads: of this process instead, for functions that leave the
+    interpreter free. cluster: Ray's address instead, "" where Ray shall find it.
 
     Leaving its block ends the workers, which are started when there is work for more than one.
     """
 
     workers: int = 1
     cluster: str | None = None
+    threads: int = 0
     _pool: list[_Worker] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __enter__(self) -> Compute:
@@ -47,6 +53,20 @@ class Compute:
     def __exit__(self, *_: object) -> None:
         while self._pool:
             self._pool.pop().close()
+
+    def warm_up(self) -> None:
+        """Starts the workers, so that they are ready when there is work."""
+        if self.cluster is None and self.workers > 1:
+            self._grow(self.workers)
+
+    def preload(self, module: str) -> None:
+        """Has the workers import a module while they have nothing else to do."""
+        for worker in self._pool:
+            worker.load(module)
+
+    def _grow(self, count: int) -> None:
+        while len(self._pool) < count:
+            self._pool.append(_Worker())
 
     def spread(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """(number of the task, its result) of each task, as they finish. One worker or one task: here, in this process.
@@ -59,12 +79,13 @@ class Compute:
             from tunesmith.stages.prepare.cluster import spread_on_ray
 
             yield from spread_on_ray(function, tasks, self.cluster)
+        elif min(self.threads, len(tasks)) > 1:
+            yield from _in_threads(function, tasks, self.threads)
         elif min(self.workers, len(tasks)) <= 1:
             for number, task in enumerate(tasks):
                 yield number, function(task)
         else:
-            while len(self._pool) < min(self.workers, len(tasks)):
-                self._pool.append(_Worker())
+            self._grow(min(self.workers, len(tasks)))
             try:
                 yield from _spread(function, tasks, self._pool)
             except BaseException:
@@ -80,19 +101,38 @@ def compute_of(spec: Recipe) -> Compute:
     return Compute(cores() if asked.workers == "auto" else asked.workers)
 
 
+def _in_threads(function: Callable[[Any], Any], tasks: Sequence[Any], threads: int) -> Iterator[tuple[int, Any]]:
+    with ThreadPoolExecutor(threads) as pool:
+        flying = {pool.submit(function, task): number for number, task in enumerate(tasks)}
+        try:
+            for done in as_completed(flying):
+                yield flying[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _spread(function: Callable[[Any], Any], tasks: Sequence[Any], pool: Sequence[_Worker]) -> Iterator[tuple[int, Any]]:
     waiting = iter(enumerate(tasks))
     with selectors.DefaultSelector() as selector:
         for worker in pool:
+            worker.settle()
             if worker.start(function, next(waiting, None)):
                 selector.register(worker.answers, selectors.EVENT_READ, worker)
-        while selector.get_map():
-            for key, _ in selector.select():
+        left = next(waiting, None)
+        while selector.get_map() or left is not None:
+            # While tasks are left this process works too: its workers may still be starting.
+            for key, _ in selector.select(0 if left is not None else None):
                 worker = key.data
                 number, result = worker.number, worker.result()
-                if not worker.start(function, next(waiting, None)):
+                if worker.start(function, left):
+                    left = next(waiting, None)
+                else:
                     selector.unregister(worker.answers)
                 yield number, result
+            if left is not None:
+                number, argument = left
+                left = next(waiting, None)
+                yield number, function(argument)
 
 
 class _Worker:
@@ -101,7 +141,7 @@ class _Worker:
     def __init__(self) -> None:
         paths = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-m", __name__, *EARLY],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
@@ -110,6 +150,17 @@ class _Worker:
         assert self._process.stdout is not None
         self._tasks, self.answers = self._process.stdin, self._process.stdout
         self.number = -1
+        self._is_loading = False
+
+    def load(self, module: str) -> None:
+        self.settle()
+        self._is_loading = self.start(import_module, (-1, module))
+
+    def settle(self) -> None:
+        """Waits for what it loads."""
+        if self._is_loading:
+            self._is_loading = False
+            self.result()
 
     def close(self) -> None:
         self._process.kill()
@@ -143,6 +194,10 @@ class _Worker:
         return value
 
 
+def import_module(name: str) -> None:
+    importlib.import_module(name)
+
+
 def _send(pipe: IO[bytes], value: Any) -> None:
     data = pickle.dumps(value)
     pipe.write(HEAD.pack(len(data)) + data)
@@ -162,6 +217,8 @@ def _work() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not land among the answers
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     tasks = sys.stdin.buffer
     while (head := tasks.read(HEAD.size)) and len(head) == HEAD.size:
         module, name, argument = pickle.loads(tasks.read(HEAD.unpack(head)[0]))

@@ -6,7 +6,9 @@ parts/00000/tokens.arrow    one line per row of the part of Rows with the same n
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -77,7 +79,7 @@ class EncodeTask:
 def encode_part(task: EncodeTask) -> dict[str, Any]:
     """Encodes the rows of one part of Rows into a part of Tokens; returns its counts."""
     rows = Rows(Path(task.rows), Path(task.rewritten) if task.rewritten else None)
-    encoder = encoder_of(task.base, task.revision, task.template, task.learn)
+    encoder = _own(encoder_of(task.base, task.revision, task.template, task.learn))
 
     def write(path: Path) -> dict[str, Any]:
         table = rows.part(task.number, ("turns", "extra", "problem"))
@@ -102,6 +104,17 @@ def encode_part(task: EncodeTask) -> dict[str, Any]:
     return parts.make(task.folder, task.number, write)
 
 
+_threads = threading.local()
+
+
+def _own(encoder: Encoder) -> Encoder:
+    """A thread's own view of an encoder: the compiled shapes are shared, the counts are not."""
+    if getattr(_threads, "of", None) is not encoder:
+        _threads.of, _threads.own = encoder, copy.copy(encoder)
+        _threads.own.ways = Counter()
+    return _threads.own
+
+
 @lru_cache(maxsize=4)
 def encoder_of(base: str, revision: str | None, template: str, learn: Any) -> Encoder:
     """The encoder of a model's tokenizer and a template: made once per process, as proofs and compiled shapes are its own."""
@@ -121,6 +134,9 @@ def write_tokens(
     kept, done = len(known), sum(facts["rows"] for facts in known.values())
     left = [replace(task, number=number) for number in range(len(rows.parts)) if number not in known]
     encoded = 0
+    if left and compute.cluster is None:  # the proof once, before threads share it
+        first = turns_of(rows.part(left[0].number, ("turns", "extra")).slice(0, BATCH_ROWS))
+        encoder_of(task.base, task.revision, task.template, task.learn).prove(first.contents)
     for place, facts in compute.spread(encode_part, left):
         known[left[place].number] = facts
         encoded += facts["encoded"]
