@@ -360,9 +360,12 @@ def test_check_finds_rows_that_a_template_refuses_and_rows_with_nothing_to_learn
     recipe.write_text("data: {sources: rows.jsonl}\nmodel: {template: strict.jinja}\n")
     found = api.check(recipe)
     assert "1 of 60 rows: refused by the chat template, would be set apart (1.7%)" in found.warnings
-    assert any(
-        "first rows.jsonl:4: the chat template refuses this chat: no system turns here" in w for w in found.warnings
-    )
+    (refusal,) = found.problems
+    assert (refusal.code, refusal.where) == ("TXT-056", "rows.jsonl:4")
+    assert "the chat template refuses this chat: no system turns here" in refusal.what
+    apart = api.check(recipe, overrides=["data.on_bad_row=quarantine", "data.max_bad_share=0.05"])
+    assert not apart.problems
+    assert any("first rows.jsonl:4: the chat template refuses" in warning for warning in apart.warnings)
     assert "4 of 60 rows: no token to learn, would be dropped (6.7%)" in found.warnings
 
 

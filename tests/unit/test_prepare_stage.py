@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tunesmith
+from tunesmith.errors import DataError
 from tunesmith.runs.dataset import Dataset
 from tunesmith.stages.prepare import rows as rows_module
 
@@ -182,3 +183,27 @@ def test_cutting_says_how_many_learned_tokens_it_costs(tmp_path: Path, capsys: p
     assert "1 rows over data.max_tokens 200 are cut" in printed
     assert f"{over['learned_share']:.1%} of the learned tokens lost" in printed
     assert dataset.lengths().tolist()[1] == 200
+
+
+def test_rows_that_the_template_refuses_are_bad_rows_as_well(tmp_path: Path) -> None:
+    with_tool = {
+        "messages": [*chat(1)["messages"], {"role": "tool", "content": "4"}, {"role": "assistant", "content": "Four."}]
+    }
+    (tmp_path / "no_tools.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    rows = [*(chat(number) for number in range(20)), with_tool]
+    template = "model.template=no_tools.jinja"
+    with pytest.raises(DataError, match=r"(?s)TXT-056 rows\.jsonl:21: .*no tools here.*data\.on_bad_row: quarantine"):
+        prepare(tmp_path, rows, template)
+    dataset = prepare(tmp_path, rows, template, "data.on_bad_row=quarantine", "data.max_bad_share=0.1")
+    assert list(dataset.ledger())[20]["rule"] == "template"
+    with pytest.raises(DataError, match=r"more than data\.max_bad_share"):
+        prepare(tmp_path, rows, template, "data.on_bad_row=quarantine", "data.max_bad_share=0.01")
+
+
+def test_how_many_rows_are_used_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(tmp_path, [chat(0), chat(1), chat(1)], "data.deduplicate=exact")
+    assert "2 of 3 rows used (train 2); 1 dropped" in capsys.readouterr().err

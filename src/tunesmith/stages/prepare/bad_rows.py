@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError, Problem
 from tunesmith.recipe import Recipe
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tunesmith.stages.prepare.rows import Rows
+    from tunesmith.stages.prepare.tokens import Tokens
+
 SHOWN_PER_CODE = 3
+REFUSED = "TXT-056"  # by the chat template
 
 
 def first_of_each_code(problems: Iterable[dict[str, Any]]) -> tuple[Counter[str], list[dict[str, Any]]]:
@@ -21,6 +28,32 @@ def first_of_each_code(problems: Iterable[dict[str, Any]]) -> tuple[Counter[str]
             shown.append(told)
         counts[told["code"]] += 1
     return counts, shown
+
+
+def refused_rows(rows: Rows, tokens: Tokens, left: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Rows that no rule took and the chat template refuses, as `Rows.problems` tells bad ones. left: bool [N]."""
+    for number, facts in enumerate(rows.parts):
+        if not tokens.parts[number]["refused"]:
+            continue
+        positions = rows.part(number, ("position",))["position"]
+        for place, words in tokens.part(number).refused.items():
+            if left[facts["base"] + place]:
+                yield {
+                    "code": REFUSED,
+                    "file": rows.file_name(facts),
+                    "position": positions[place].as_py(),
+                    "column": 0,
+                    **refusal_of(words),
+                }
+
+
+def refusal_of(words: str) -> dict[str, str]:
+    """What is said of a row that the chat template refuses."""
+    return {
+        "what": words,
+        "expected": "a chat that model.template can write",
+        "fix": "model.template: one that knows these turns (such as tools), or data.filters.where to leave such rows out",
+    }
 
 
 def bad_rows_error(spec: Recipe, counts: Counter[str], first: list[dict[str, Any]], total: int) -> DataError | None:

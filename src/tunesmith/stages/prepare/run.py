@@ -16,7 +16,7 @@ from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.assemble import assemble
-from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
+from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code, refused_rows
 from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in
 from tunesmith.stages.prepare.encoder import Encoder
 from tunesmith.stages.prepare.externals import pii_model_hash, source_files, source_hashes, tokenizer_hash
@@ -73,6 +73,7 @@ def _prepare(
 
     tokens_artifact = _tokens(spec, run, compute, rows_artifact, judged, rows, encoder.tokenizer)
     tokens = Tokens(tokens_artifact.path)
+    _judge_refused_rows(spec, rows, selection, tokens)
     _check_all_masks(run, rows, tokens, encoder.tokenizer, checking.result())
     _leave_if_asked(run, "before writing the Dataset")
     inputs = (rows_artifact, verdicts_artifact, tokens_artifact)
@@ -112,6 +113,16 @@ def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
     refusal = bad_rows_error(spec, counts, first, rows.num_rows)
     if refusal is not None:
         raise refusal
+
+
+def _judge_refused_rows(spec: Recipe, rows: Rows, selection: Selection, tokens: Tokens) -> None:
+    """Rows that the chat template refuses are bad rows as well: they stop the run, or are set apart if they are few."""
+    refused = list(refused_rows(rows, tokens, selection.accounts.left))
+    if refused:
+        counts, first = first_of_each_code([*rows.problems(), *refused])
+        refusal = bad_rows_error(spec, counts, first, rows.num_rows)
+        if refusal is not None:
+            raise refusal
 
 
 # --------------------------------------------------------------------------------------------------------- verdicts
@@ -265,6 +276,10 @@ def _dataset(
         statistics = assemble(spec, rows, tokens, selection, encoder, draft.path, told=encoding)
         draft.notes |= {"splits": statistics["splits"]}
     _tell_lengths(spec, run, statistics)
+    splits = ", ".join(f"{name} {told['rows']:,}" for name, told in statistics["splits"].items() if told["rows"])
+    told = f"{statistics['used']:,} of {statistics['read']:,} rows used ({splits})"
+    lost = ", ".join(f"{statistics[what]:,} {what}" for what in ("dropped", "quarantined") if statistics[what])
+    run.record("prepare", "prepare/note", f"{told}; {lost}" if lost else told)
     for split, counts in statistics["splits"].items():
         run.record("prepare", f"prepare/{split}_rows", counts["rows"], unit="rows")
     assert draft.artifact is not None

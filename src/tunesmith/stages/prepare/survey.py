@@ -22,7 +22,7 @@ from tunesmith.errors import DataError, Findings
 from tunesmith.recipe import Recipe
 from tunesmith.stages.prepare.accounts import USED
 from tunesmith.stages.prepare.assemble import refuse_nothing_left, split_statistics
-from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
+from tunesmith.stages.prepare.bad_rows import REFUSED, bad_rows_error, first_of_each_code, refusal_of
 from tunesmith.stages.prepare.by_tokens import learned_tokens
 from tunesmith.stages.prepare.decide import Selection, decide, draw_sample, leaks_kept, place_in
 from tunesmith.stages.prepare.encoder import Encoder
@@ -201,7 +201,7 @@ def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Se
     gone["nothing_to_learn"] = ~gone["template"] & ~gone["too_long"] & (kept == 0)
     is_drawn = np.isin(chosen, drawn)
     _tell_encoded(spec, gone, is_drawn, len(left), found)
-    _tell_refused(rows, refused, found)
+    _tell_refused(spec, rows, refused, len(chosen), found)
     used = ~np.logical_or.reduce([*gone.values()])
     cut = int((long & used).sum())
     if cut and spec.data.too_long == "split":
@@ -233,15 +233,24 @@ def _tell_encoded(
             found.warnings.append(f"{hit:,} of the longest rows: {what}")
 
 
-def _tell_refused(rows: Rows, refused: dict[int, str], found: Findings) -> None:
+def _tell_refused(spec: Recipe, rows: Rows, refused: dict[int, str], looked_at: int, found: Findings) -> None:
+    """Rows that the template refuses: a problem where preparation would stop for them, else a warning."""
     first: dict[str, int] = {}
     for row, words in refused.items():
         first.setdefault(words, row)
     counts = Counter(refused.values())
-    found.warnings += [
-        f"the template refuses {counts[words]:,} rows, first {place_in(rows, row)}: {words}"
-        for words, row in first.items()
-    ]
+    stops = spec.data.on_bad_row == "stop" or len(refused) > spec.data.max_bad_share * looked_at
+    for words, row in first.items():
+        what = f"the template refuses {counts[words]:,} rows of {looked_at:,} looked at"
+        if stops:
+            told = refusal_of(words)
+            found.add(
+                DataError(
+                    REFUSED, f"{what}: {words}", where=place_in(rows, row), expected=told["expected"], fix=told["fix"]
+                )
+            )
+        else:
+            found.warnings.append(f"{what}, first {place_in(rows, row)}: {words}")
 
 
 # -------------------------------------------------------------------------------------------------------- what is left
