@@ -161,7 +161,9 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
                 if key.path not in seen:
                     seen.add(key.path)
                     if len(types) > 1 and key.path == f"{below}type":  # the word that chooses among the variants
-                        key = replace(key, doc=field.description or "", expected=" | ".join(types))
+                        meant = None if field.is_required() else field.get_default(call_default_factory=True)
+                        word = getattr(meant, "type", key.default)
+                        key = replace(key, doc=field.description or "", expected=" | ".join(types), default=word)
                     yield key
 
 
