@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,17 +33,22 @@ def refuse(number: int) -> int:
 
 
 def die(number: int) -> int:
-    if number == 2:
+    if os.environ["SPREAD_TEST_PARENT"] != str(os.getpid()):  # a worker: this process works as well
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
-def test_each_task_is_answered_once_by_several_processes() -> None:
+def rest(number: int) -> tuple[int, int]:
+    time.sleep(0.1)
+    return number, os.getpid()
+
+
+def test_each_task_is_answered_once_by_several_processes_and_this_one() -> None:
     found = spread(square, range(7), workers=2)
     assert {number: value for number, (value, _) in found.items()} == {number: number**2 for number in range(7)}
-    pids = {pid for _, pid in found.values()}
-    assert len(pids) == 2
-    assert os.getpid() not in pids
+    pids = {pid for _, pid in spread(rest, range(40), workers=2).values()}
+    assert len(pids) == 3
+    assert os.getpid() in pids
 
 
 def test_one_worker_is_this_process() -> None:
@@ -54,7 +60,8 @@ def test_a_mistake_arrives_with_its_code_and_place() -> None:
         spread(refuse, range(6), workers=2)
 
 
-def test_a_worker_that_dies_is_said_and_the_next_start_goes_on() -> None:
+def test_a_worker_that_dies_is_said_and_the_next_start_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPREAD_TEST_PARENT", str(os.getpid()))
     with Compute(2) as compute:
         with pytest.raises(FileError, match=r"DAT-070 a worker of the preparation was killed by SIGKILL"):
             dict(compute.spread(die, range(6)))
@@ -64,10 +71,10 @@ def test_a_worker_that_dies_is_said_and_the_next_start_goes_on() -> None:
 
 def test_workers_are_kept_from_one_function_to_the_next_and_end_with_the_block() -> None:
     with Compute(2) as compute:
-        first = {pid for _, pid in dict(compute.spread(square, range(6))).values()}
-        second = {pid for _, pid in dict(compute.spread(square, range(6))).values()}
+        first = {pid for _, pid in dict(compute.spread(rest, range(40))).values()}
+        second = {pid for _, pid in dict(compute.spread(rest, range(40))).values()}
     assert first == second
-    assert not any(Path(f"/proc/{pid}").exists() for pid in first)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in first - {os.getpid()})
 
 
 def test_a_part_is_kept_only_when_it_is_as_it_was_written(tmp_path: Path) -> None:
