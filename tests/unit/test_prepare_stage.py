@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 import tunesmith
+from tunesmith import hub
 from tunesmith.errors import DataError
 from tunesmith.runs.dataset import Dataset
+from tunesmith.stages.prepare import items as items_module
 from tunesmith.stages.prepare import rows as rows_module
+from tunesmith.text.example import Example, Message
+from tunesmith.text.tokenizers import load_tokenizer
 
 PLAIN = ("data.filters.length=null", "data.deduplicate=none", "data.leaks=keep", "data.split={validation: 0, test: 0}")
 
@@ -207,3 +211,34 @@ def test_rows_that_the_template_refuses_are_bad_rows_as_well(tmp_path: Path) -> 
 def test_how_many_rows_are_used_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(tmp_path, [chat(0), chat(1), chat(1)], "data.deduplicate=exact")
     assert "2 of 3 rows used (train 2); 1 dropped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("opening", "is_cut"), [("<assistant>", True), ("<assistant>(think)", False)], ids=["as the chat", "otherwise"]
+)
+def test_held_out_prompts_are_those_that_serving_makes(
+    tmp_path: Path, opening: str, is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut from the rows' own ids where that is the same, and only there."""
+    (tmp_path / "own.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+        f"{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
+    )
+    encoded: list[Example] = []
+    slowly = items_module._Prompts._encoded
+
+    def counted(self: Any, example: Example) -> list[int]:
+        encoded.append(example)
+        return slowly(self, example)
+
+    rows = [chat(number, turns=1 + number % 2) for number in range(40)]
+    with monkeypatch.context() as patch:
+        patch.setattr(items_module._Prompts, "_encoded", counted)
+        dataset = prepare(tmp_path, rows, "model.template=own.jinja", "data.split={validation: 0.5, test: 0}")
+    items = dataset.items()
+    assert len(items) > 12
+    assert (len(encoded) < len(items)) == is_cut
+    tokenizer = load_tokenizer(hub.resolve("builtin:tunesmith-tiny"), str(tmp_path / "own.jinja"))
+    for item in items:
+        messages = [Message(turn["role"], turn["content"]) for turn in item["messages"]]
+        assert item["prompt_ids"] == tokenizer.encode_prompt(messages)

@@ -37,7 +37,8 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
             "RUN-012",
             f"no row {row} in {path}",
             expected="FILE:LINE or a row id of this ledger; " + _overview(path),
-            fix=_nearest(path, source, number) or "count lines from 1, as your editor does, rows of a JSON array or a table from 0; blank lines are no rows",
+            fix=_nearest(path, source, number)
+            or "count lines from 1, as your editor does, rows of a JSON array or a table from 0; blank lines are no rows",
         )
     if len(found) > 1:
         one_of = ", ".join(f"{entry['row']} (of {entry['source']})" for entry in found[:SHOWN])

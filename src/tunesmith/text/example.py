@@ -94,12 +94,6 @@ class Example:
 
         return content_key(*self.to_columns()[:3]).hex()
 
-    def prompt_hash(self) -> str:
-        """Hash of what is asked, in lower case with single blanks: what a leak is judged by."""
-        from tunesmith.text.keys import prompt_key
-
-        return prompt_key(*self.to_columns()[:3]).hex()
-
     @property
     def prompt(self) -> tuple[Message, ...]:
         """The turns before the last assistant turn; all of them where the answers stand apart."""

@@ -11,7 +11,6 @@ from tunesmith.text.chats import ANSWERS, CHATS, COMPLETIONS, PROMPTS, Found, fi
 from tunesmith.text.example import Example
 from tunesmith.text.turns import MEDIA, FormatProblem, kind, refuse_media
 
-FORMATS = ("messages", "sharegpt", "alpaca", "prompt_completion", "text", "pair", "kto", "ranked", "chosen")
 JUDGED = ("pair", "kto", "ranked")  # rows with answers apart, which no chat is learned from
 
 _SIDE_COLUMNS = tuple(dict.fromkeys(name for pair in preference.SIDES for name in pair))

@@ -56,10 +56,6 @@ class PartTask:
     folder: str
 
 
-def name_of(source: Source, path: Path) -> str:
-    return source.name or path.name.split(".")[0]
-
-
 # --------------------------------------------------------------------------------------------------- making a part
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from tunesmith import hub
+from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
@@ -30,6 +31,7 @@ from tunesmith.text.checks import MaskFacts, check_columns, check_masks, told
 from tunesmith.text.tokenizers import Tokenizer
 
 READER_VERSION = 3
+RULES_VERSION = 1  # raised when the same rows and recipe give other verdicts or signatures
 ENCODER_VERSION = 2  # raised when the same rows, tokenizer and template give other ids or spans
 MASKS_CHECKED = 32  # rows
 MOST_THREADS = 4  # that encode; tokenizers have their own besides
@@ -87,42 +89,61 @@ def _prepare(
 def _rows(spec: Recipe, run: Run, compute: Compute) -> Artifact:
     sources = [source.model_dump(exclude={"path", "limit", "repeat", "weight"}) for source in spec.data.sources]
     made_of = {"reader": READER_VERSION, "sources": sources, "files": source_hashes(spec)}
-    found = run.store.find("Rows", fingerprint(made_of))
-    if found is None:
-        producer = {"stage": "prepare", "recipe": spec.slice(("data.sources",)), "inputs": made_of}
 
-        def tell(count: int) -> None:
-            run.record("prepare", "prepare/rows_read", count, unit="rows")
-            _leave_if_asked(run, "while reading")
+    def make(aside: Path, folder: Path) -> dict[str, Any]:
+        return write_rows(spec.data.sources, aside, folder, compute, _teller(run, "prepare/rows_read", "while reading"))
 
-        with (
-            parts.folder_for(run.store.folder("Rows", fingerprint(made_of))) as aside,
-            run.store.create("Rows", fingerprint(made_of), producer=producer) as draft,
-        ):
-            draft.notes |= write_rows(spec.data.sources, aside, draft.path, compute, tell)
-        assert draft.artifact is not None
-        found = draft.artifact
+    found, _ = _made_by_parts(run, "Rows", made_of, spec.slice(("data.sources",)), make)
     run.record("prepare", "prepare/rows", found.notes["rows"], unit="rows")
     run.record("prepare", "prepare/formats", found.notes["formats"], unit="rows")
     return found
 
 
+def _made_by_parts(
+    run: Run, kind: str, made_of: dict[str, Any], recipe: dict[str, Any], make: Callable[[Path, Path], dict[str, Any]]
+) -> tuple[Artifact, bool]:
+    """(the artifact, whether it was made now). made_of: all that decides its content. make: (where parts are made, the
+    artifact's folder) -> notes; a start that is killed leaves the parts it finished."""
+    id = fingerprint(made_of)
+    found = run.store.find(kind, id)
+    if found is not None:
+        return found, False
+    producer = {"stage": "prepare", "recipe": recipe, "inputs": made_of}
+    with (
+        parts.folder_for(run.store.folder(kind, id)) as aside,
+        run.store.create(kind, id, producer=producer) as draft,
+    ):
+        draft.notes |= make(aside, draft.path)
+    assert draft.artifact is not None
+    return draft.artifact, True
+
+
+def _teller(run: Run, event: str, where: str) -> Callable[[int], None]:
+    """Tells how far a step is, and leaves where somebody asked to."""
+
+    def tell(count: int) -> None:
+        run.record("prepare", event, count, unit="rows")
+        _leave_if_asked(run, where)
+
+    return tell
+
+
 def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
     counts, first = first_of_each_code(rows.problems())
     run.record("prepare", "prepare/bad_rows", counts.total(), unit="rows")
-    refusal = bad_rows_error(spec, counts, first, rows.num_rows)
-    if refusal is not None:
-        raise refusal
+    _stop_for(bad_rows_error(spec, counts, first, rows.num_rows))
 
 
 def _judge_refused_rows(spec: Recipe, rows: Rows, selection: Selection, tokens: Tokens) -> None:
     """Rows that the chat template refuses are bad rows as well: they stop the run, or are set apart if they are few."""
     refused = list(refused_rows(rows, tokens, selection.accounts.left))
     if refused:
-        counts, first = first_of_each_code([*rows.problems(), *refused])
-        refusal = bad_rows_error(spec, counts, first, rows.num_rows)
-        if refusal is not None:
-            raise refusal
+        _stop_for(bad_rows_error(spec, *first_of_each_code([*rows.problems(), *refused]), rows.num_rows))
+
+
+def _stop_for(refusal: DataError | None) -> None:
+    if refusal is not None:
+        raise refusal
 
 
 # --------------------------------------------------------------------------------------------------------- verdicts
@@ -130,28 +151,18 @@ def _judge_refused_rows(spec: Recipe, rows: Rows, selection: Selection, tokens: 
 
 def _verdicts(spec: Recipe, run: Run, compute: Compute, rows_artifact: Artifact, rows: Rows) -> Artifact:
     made_of = {
+        "rules": RULES_VERSION,
         "rows": rows_artifact.id,
         "recipe": spec.slice(VERDICT_KEYS),
         "signatures": signatures_made_of(spec),
         "pii_model": pii_model_hash(spec),
     }
-    id = fingerprint(made_of)
-    found = run.store.find("Verdicts", id)
-    if found is None:
-        producer = {"stage": "prepare", "recipe": spec.slice(VERDICT_KEYS), "inputs": made_of}
 
-        def tell(count: int) -> None:
-            run.record("prepare", "prepare/rows_judged", count, unit="rows")
-            _leave_if_asked(run, "while judging rows")
+    def make(aside: Path, folder: Path) -> dict[str, Any]:
+        tell = _teller(run, "prepare/rows_judged", "while judging rows")
+        return write_verdicts(spec, rows, aside, folder, compute, tell)
 
-        with (
-            parts.folder_for(run.store.folder("Verdicts", id)) as aside,
-            run.store.create("Verdicts", id, producer=producer) as draft,
-        ):
-            draft.notes |= write_verdicts(spec, rows, aside, draft.path, compute, tell)
-        assert draft.artifact is not None
-        found = draft.artifact
-    return found
+    return _made_by_parts(run, "Verdicts", made_of, spec.slice(VERDICT_KEYS), make)[0]
 
 
 def _scores(spec: Recipe, run: Run, rows: Rows, judged: Judged, tokenizer: Tokenizer) -> np.ndarray | None:
@@ -160,10 +171,7 @@ def _scores(spec: Recipe, run: Run, rows: Rows, judged: Judged, tokenizer: Token
         return None
     from tunesmith.stages.prepare.cleaning.model_scores import score_rows  # torch: only who asks for it pays for it
 
-    def tell(count: int) -> None:
-        run.record("prepare", "prepare/rows_scored", count, unit="rows")
-        _leave_if_asked(run, "while scoring rows")
-
+    tell = _teller(run, "prepare/rows_scored", "while scoring rows")
     files = hub.resolve(spec.model.base, spec.model.revision)
     named = (number for number, facts in enumerate(rows.parts) if rows.splits[facts["source"]] in TRAINABLE)
     left = (
@@ -215,40 +223,18 @@ def _tokens(
         "encoder": ENCODER_VERSION,
         "learn": spec.data.learn,
     }
-    found = run.store.find("Tokens", fingerprint(made_of))
-    encoded = 0
-    if found is None:
-        producer = {
-            "stage": "prepare",
-            "recipe": spec.slice(("model.base", "model.template", "data.learn")),
-            "inputs": made_of,
-        }
 
-        def tell(count: int) -> None:
-            run.record("prepare", "prepare/rows_encoded", count, unit="rows")
-            _leave_if_asked(run, "while tokenising")
+    def make(aside: Path, folder: Path) -> dict[str, Any]:
+        # Encoding leaves the interpreter free for most of its time; processes would each load the tokenizer.
+        threads = min(compute.workers, MOST_THREADS)
+        encoding = compute if compute.cluster is not None else Compute(threads=threads)
+        named = model.base, model.revision, model.template, spec.data.learn
+        task = EncodeTask(0, str(rows.folder), str(rows.rewritten or ""), str(aside), *named)
+        return write_tokens(rows, task, folder, encoding, _teller(run, "prepare/rows_encoded", "while tokenising"))
 
-        with (
-            parts.folder_for(run.store.folder("Tokens", fingerprint(made_of))) as aside,
-            run.store.create("Tokens", fingerprint(made_of), producer=producer) as draft,
-        ):
-            # Encoding leaves the interpreter free for most of its time; processes would each load the tokenizer.
-            threads = min(compute.workers, MOST_THREADS)
-            encoding = compute if compute.cluster is not None else Compute(threads=threads)
-            task = EncodeTask(
-                0,
-                str(rows.folder),
-                str(rows.rewritten or ""),
-                str(aside),
-                model.base,
-                model.revision,
-                model.template,
-                spec.data.learn,
-            )
-            draft.notes |= write_tokens(rows, task, draft.path, encoding, tell)
-        assert draft.artifact is not None
-        found = draft.artifact
-        encoded = found.notes["encoded"]
+    recipe = spec.slice(("model.base", "model.template", "data.learn"))
+    found, is_new = _made_by_parts(run, "Tokens", made_of, recipe, make)
+    encoded = found.notes["encoded"] if is_new else 0
     run.record("prepare", "prepare/encoded_rows", encoded, unit="rows")
     run.record("prepare", "prepare/tokenizer", found.notes["tokenizer"])
     return found
