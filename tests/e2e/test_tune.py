@@ -242,10 +242,14 @@ def interrupted(recipe: Path, workspace: Path, meddle: Any) -> InterruptedRun | 
     progress = _Meddler(meddle)
     progress.worker = worker = Worker(search, study, progress, None)
     caught = None
+    # A test run that was started in the background ignores Ctrl-C, and so would the search.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         worker.work()
     except InterruptedRun as error:
         caught = error
+    finally:
+        signal.signal(signal.SIGINT, before)
     states = [trial.state for trial in study.trials()]
     study.close()
     assert states == ["running"], "the trial at work is saved and waits, no other was begun"
