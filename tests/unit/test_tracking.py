@@ -294,3 +294,24 @@ def test_tracking_changes_no_stage_and_makes_a_run_of_its_own(tmp_path: Path) ->
 
     for stage in load_stages(STAGES, "serve"):
         assert not any(key.startswith("track") for key in stage.info.keys), stage.info.name
+
+
+def test_the_last_count_of_a_step_is_told_before_the_next_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    from tunesmith.tracking.console import Console
+
+    console = Console(every_s=60)
+    counts = (
+        ("rows_read", 240),
+        ("rows_read", 8142),
+        ("rows_read", 8982),
+        ("rows_judged", 8982),
+        ("note", "8,440 used"),
+    )
+    for name, value in counts:
+        console(
+            Event(time=0.0, attempt=1, stage="prepare", step=None, name=f"prepare/{name}", value=value, unit="rows")
+        )
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in told] == [
+        "240 rows read", "8,982 rows read", "8,982 rows judged", "8,440 used",
+    ]  # fmt: skip

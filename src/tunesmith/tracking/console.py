@@ -29,11 +29,17 @@ class Console:
         self.every_s = 0.2 if self.is_terminal else every_s
         self.last = 0.0
         self.shown = ""
+        self.held = ""  # the latest count that was too soon to be shown
         self.loss = ""
         self.steps = self.first = 0
         self.started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
+        if self.held and event.name != self.shown and (event.name in SHOWN or event.name in NOTES):
+            sys.stderr.write(
+                ("\r\x1b[2K" if self.is_terminal else "") + f"  {self.held}\n"
+            )  # where the step before ended
+            self.held = ""
         if event.name in NOTES or event.name == UNUSUAL:  # said once and worth keeping: not rewritten, not left out
             head = "warning:" if event.name == UNUSUAL else f"{event.stage:<7}"
             sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {head} {event.value}\n")
@@ -46,7 +52,9 @@ class Console:
         is_new = event.name in SHOWN and event.name != self.shown
         is_soon = time.monotonic() - self.last < self.every_s
         if is_soon and not is_new and event.name != "validation/perplexity":
+            self.held = line if event.name in SHOWN else self.held
             return
+        self.held = ""
         self.last, self.shown = time.monotonic(), event.name
         if self.is_terminal:
             sys.stderr.write(f"\r\x1b[2K  {line}")
