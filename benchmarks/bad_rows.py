@@ -42,7 +42,7 @@ class Answer(NamedTuple):
 def read(path: Path, **how: Any) -> tuple[list[Answer], list[Any], Counter[str]]:
     """(problems, rows that were taken, facts) of a file."""
     from tunesmith.errors import TunesmithError
-    from tunesmith.stages.prepare.reader import Bad, How, files_of, read_rows
+    from tunesmith.stages.prepare.reading.reader import Bad, How, files_of, read_rows
     from tunesmith.text.formats import FormatProblem, learnable, to_columns
 
     problems, rows, facts = [], [], Counter()
@@ -287,7 +287,7 @@ def _cut_arrow(folder: Path) -> list[Answer]:
 
 def _changing(folder: Path) -> list[Answer]:
     from tunesmith.errors import DataError
-    from tunesmith.stages.prepare.reader import read_rows
+    from tunesmith.stages.prepare.reading.reader import read_rows
 
     path = folder / "changing.jsonl"
     path.write_bytes(between(GOOD))
@@ -318,7 +318,7 @@ def _loop(folder: Path) -> list[Answer]:
 def _forbidden(folder: Path) -> list[Answer]:
     """A folder in the place of a file, which nobody can read as one, root included."""
     from tunesmith.errors import DataError
-    from tunesmith.stages.prepare.reader import read_rows
+    from tunesmith.stages.prepare.reading.reader import read_rows
 
     path = folder / "folder.jsonl"
     path.mkdir()

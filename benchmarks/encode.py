@@ -70,7 +70,7 @@ def measure(name: str, threads: int, rows: int, repeats: int) -> dict[str, Any]:
     import pyarrow as pa
     from transformers import AutoTokenizer
 
-    from tunesmith.stages.prepare.encoder import Encoder, Turns
+    from tunesmith.stages.prepare.encoding.encoder import Encoder, Turns
     from tunesmith.text import fast
     from tunesmith.text.example import ROLES
     from tunesmith.text.templates import CHATML, ChatTemplate

@@ -162,7 +162,7 @@ def judge(path: Path, told: Counter[str]) -> None:
     import orjson
 
     from tunesmith.errors import TunesmithError
-    from tunesmith.stages.prepare.reader import Bad, parts_of, read_part
+    from tunesmith.stages.prepare.reading.reader import Bad, parts_of, read_part
     from tunesmith.text.example import Example
     from tunesmith.text.formats import FormatProblem, to_columns
     from tunesmith.text.keys import content_key, prompt_key

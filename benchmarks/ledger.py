@@ -22,7 +22,7 @@ import tunesmith
 from tunesmith.errors import TunesmithError
 from tunesmith.runs.dataset import Dataset
 from tunesmith.stages.prepare.columns import propose_fields
-from tunesmith.stages.prepare.reader import Bad, read_rows
+from tunesmith.stages.prepare.reading.reader import Bad, read_rows
 
 FOLDERS = ("chat", "exact", "instruct", "intent", "preference", "pretrain", "seq2seq")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".gz")

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from columns import chat, jaccard, part, reading, sign
 
 from tunesmith.recipe import parse_recipe
-from tunesmith.stages.prepare.duplicates import exact_twins
-from tunesmith.stages.prepare.groups import alike
-from tunesmith.stages.prepare.signatures import PERMUTATIONS, Views, signatures
+from tunesmith.stages.prepare.sets.duplicates import exact_twins
+from tunesmith.stages.prepare.sets.groups import alike
+from tunesmith.stages.prepare.sets.signatures import PERMUTATIONS, Views, signatures
 
 LENGTHS = {"short": 25, "medium": 120, "long": 1500}  # words of a text
 WISHED = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from fuzz import zst
 
-from tunesmith.stages.prepare.reader import Bad, read_rows
+from tunesmith.stages.prepare.reading.reader import Bad, read_rows
 from tunesmith.text.formats import to_columns
 from tunesmith.text.keys import content_key, prompt_key
 

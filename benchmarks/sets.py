@@ -24,11 +24,11 @@ import pyarrow as pa
 from record import RESULTS, provenance, store
 
 from tunesmith.recipe import parse_recipe
-from tunesmith.stages.prepare.groups import Parts
 from tunesmith.stages.prepare.layout import KEY
-from tunesmith.stages.prepare.mixture import mix
-from tunesmith.stages.prepare.select import select
-from tunesmith.stages.prepare.signatures import boilerplate, signatures
+from tunesmith.stages.prepare.sets.groups import Parts
+from tunesmith.stages.prepare.sets.mixture import mix
+from tunesmith.stages.prepare.sets.select import select
+from tunesmith.stages.prepare.sets.signatures import boilerplate, signatures
 
 PART = 100_000
 VOCABULARY, LETTERS = 20_000, 6

@@ -31,7 +31,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from tunesmith.stages.prepare.encoder import Encoder, Turns
+from tunesmith.stages.prepare.encoding.encoder import Encoder, Turns
 from tunesmith.text.example import ROLE_CODES, Message
 from tunesmith.text.segments import MARKER, Segment
 from tunesmith.text.templates import TOOLS, ChatTemplate, TemplateError, template_input

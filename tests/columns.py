@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from tunesmith.recipe import Recipe, parse_recipe
 from tunesmith.stages.prepare.layout import KEY, TURN
-from tunesmith.stages.prepare.select import Selection, Watched, select
-from tunesmith.stages.prepare.signatures import boilerplate, signatures
+from tunesmith.stages.prepare.sets.select import Selection, Watched, select
+from tunesmith.stages.prepare.sets.signatures import boilerplate, signatures
 
 ROLES = {"system": 0, "user": 1, "assistant": 2, "tool": 3, "text": 4}
 SPLIT = "{sources: [{path: a, split: train}, {path: b, split: validation}, {path: c, split: test}, {path: d}]}"

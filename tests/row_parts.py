@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from tunesmith.stages.prepare.layout import PART
-from tunesmith.stages.prepare.reader import Parsed, read_rows
+from tunesmith.stages.prepare.reading.reader import Parsed, read_rows
 from tunesmith.text.example import ROLES, TEXT
 from tunesmith.text.formats import FormatProblem, to_example
 

@@ -35,7 +35,7 @@ HEAVY = {
 }  # fmt: skip
 DOORS = {
     "deepspeed": ("stages/train/engines/deepspeed.py",),
-    "daft": ("stages/prepare/frames.py",),
+    "daft": ("stages/prepare/reading/frames.py",),
     "huggingface_hub": ("hub/download.py",),
     "py3langid": ("stages/prepare/cleaning/language.py",),
     "bitsandbytes": ("modeling/patches.py", "modeling/quantise.py", "stages/train/optimizer.py"),

@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Reference
 from transformers import PreTrainedTokenizerFast
 
-from tunesmith.stages.prepare import encoder as encoders
-from tunesmith.stages.prepare.contents import edges
-from tunesmith.stages.prepare.encoder import (
+from tunesmith.stages.prepare.encoding import encoder as encoders
+from tunesmith.stages.prepare.encoding.contents import edges
+from tunesmith.stages.prepare.encoding.encoder import (
     CONTROL_IN_TEXT,
     JOINED_DIFFERS,
     NOTHING_LEARNED,
@@ -310,7 +310,7 @@ def test_a_shape_that_fails_on_a_real_row_goes_the_slow_way(
     qwen_like: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A template that asks in a way that is not seen: the comparison with real rows has to catch it.
-    monkeypatch.setattr("tunesmith.stages.prepare.shapes.looks_of", lambda *_: {})
+    monkeypatch.setattr("tunesmith.stages.prepare.encoding.shapes.looks_of", lambda *_: {})
     source = QWEN.replace(
         "{% set content = message.content %}", "{% set content = message.content.replace('fox', 'cat') %}"
     )

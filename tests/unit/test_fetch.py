@@ -15,8 +15,8 @@ from object_store import ObjectStore
 
 from tunesmith.errors import DataError
 from tunesmith.recipe import parse_recipe
-from tunesmith.stages.prepare import fetch, files
-from tunesmith.stages.prepare.reader import files_of, read_rows
+from tunesmith.stages.prepare.reading import fetch, files
+from tunesmith.stages.prepare.reading.reader import files_of, read_rows
 
 LINE = b'{"text": "x"}\n'
 

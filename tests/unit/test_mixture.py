@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from columns import chat, part, recipe
 
-from tunesmith.stages.prepare.mixture import Mixed, mix
+from tunesmith.stages.prepare.sets.mixture import Mixed, mix
 
 SIZES = (100, 400, 0)
 

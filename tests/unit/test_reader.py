@@ -14,7 +14,7 @@ import pytest
 from tunesmith.errors import DataError, QuestionError
 from tunesmith.recipe import Recipe, Source
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code
-from tunesmith.stages.prepare.reader import Bad, How, Parsed, files_of, parts_of, read_part, read_rows
+from tunesmith.stages.prepare.reading.reader import Bad, How, Parsed, files_of, parts_of, read_part, read_rows
 from tunesmith.stages.prepare.rows import make_part, part_tasks
 
 GOOD = b'{"text": "a"}'

@@ -26,10 +26,10 @@ from columns import (
 )  # fmt: skip
 
 from tunesmith.runs.dataset import SPLITS
-from tunesmith.stages.prepare.duplicates import conflicts
-from tunesmith.stages.prepare.groups import best_of, first_equals
-from tunesmith.stages.prepare.select import question, select
-from tunesmith.stages.prepare.words import mixed
+from tunesmith.stages.prepare.sets.duplicates import conflicts
+from tunesmith.stages.prepare.sets.groups import best_of, first_equals
+from tunesmith.stages.prepare.sets.select import question, select
+from tunesmith.stages.prepare.sets.words import mixed
 
 KEEP = "data.leaks=keep"
 NONE = "data.deduplicate=none"

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from columns import chat, jaccard, part, random_text, reading, recipe, sign, text
 
-from tunesmith.stages.prepare import words as hashing
-from tunesmith.stages.prepare.groups import Sketches, _share, alike, components, similarities
-from tunesmith.stages.prepare.signatures import SKETCH, View, Views, boilerplate, made_of, permute, signatures
-from tunesmith.stages.prepare.words import words_of
+from tunesmith.stages.prepare.sets import words as hashing
+from tunesmith.stages.prepare.sets.groups import Sketches, _share, alike, components, similarities
+from tunesmith.stages.prepare.sets.signatures import SKETCH, View, Views, boilerplate, made_of, permute, signatures
+from tunesmith.stages.prepare.sets.words import words_of
 
 NEAR = recipe(overrides=["data.deduplicate=near", "data.leaks=keep"])
 VIEW = Views.of(NEAR).near[0]

@@ -141,16 +141,16 @@ FieldName = Literal[
 class Source(Section):
     path: str = key(
         doc="A file, a folder or a glob of .jsonl .json .csv .tsv .txt .parquet .arrow (also .gz .zst .bz2); - reads standard input; hf://datasets/owner/name, s3://, gs://, https:// and the URL of a database are fetched.",
-        owner="stages.prepare.files",
+        owner="stages.prepare.reading.files",
         other="other.jsonl",
     )
     split: Literal["auto", "train", "validation", "test"] = key(
-        "auto", "Where its rows go; auto splits them by data.split.", owner="stages.prepare.select", other="test"
+        "auto", "Where its rows go; auto splits them by data.split.", owner="stages.prepare.sets.select", other="test"
     )
     name: str | None = key(
         None,
         "Name shown in the ledger and, for test rows, in the scores; default: the file's stem.",
-        owner="stages.prepare.select",
+        owner="stages.prepare.sets.select",
         other="holdout",
     )
     format: Literal["auto", "alpaca", "sharegpt", "messages", "prompt_completion", "text", "chosen"] = key(
@@ -168,7 +168,7 @@ class Source(Section):
     limit: int | None = key(
         None,
         "At most so many rows of it are used, chosen by hash, so that added rows replace few.",
-        owner="stages.prepare.mixture",
+        owner="stages.prepare.sets.mixture",
         unit="rows",
         other=20,
         ge=1,
@@ -176,7 +176,7 @@ class Source(Section):
     repeat: float = key(
         1.0,
         "How often each of its training rows is seen in an epoch: 2.5 takes every row twice and half of them once more, 0.5 half of them.",
-        owner="stages.prepare.mixture",
+        owner="stages.prepare.sets.mixture",
         other=2.0,
         gt=0,
         le=1000,
@@ -184,26 +184,26 @@ class Source(Section):
     weight: float = key(
         1.0,
         "Weight of its training rows in the mixture: the share of a source is weight * rows ^ (1 / data.mixture.temperature) over their sum.",
-        owner="stages.prepare.mixture",
+        owner="stages.prepare.sets.mixture",
         other=3.0,
         gt=0,
     )
     at: str | None = key(
         None,
         "Path to the list of rows in a JSON document, keys with dots between; needed where it holds several lists of objects.",
-        owner="stages.prepare.documents",
+        owner="stages.prepare.reading.documents",
         other="data.rows",
     )
     columns: tuple[str, ...] = key(
         (),
         "Columns to read, all where empty: leaves out what is not wanted, such as images beside a text.",
-        owner="stages.prepare.reader",
+        owner="stages.prepare.reading.reader",
         other=("prompt", "completion"),
     )
     query: str | None = key(
         None,
         "SQL whose result are the rows; for a path that is the URL of a database (sqlite:///rows.db).",
-        owner="stages.prepare.fetch",
+        owner="stages.prepare.reading.fetch",
         other="SELECT prompt, completion FROM rows",
     )
 
@@ -419,7 +419,7 @@ class Filters(Section):
     where: tuple[str, ...] = key(
         (),
         "Daft SQL expressions over prompt, answer, text, characters, turns, source, format and the rows' other columns; a row stays where all are true.",
-        owner="stages.prepare.frames",
+        owner="stages.prepare.reading.frames",
         other=("characters < 100",),
     )
     control_characters: Literal["off", "flag", "remove", "drop"] = key(
@@ -506,7 +506,7 @@ class Split(Section):
     validation: float = key(
         0.05,
         "Share of the rows of `split: auto` sources held out for validation.",
-        owner="stages.prepare.select",
+        owner="stages.prepare.sets.select",
         unit="share",
         other=0.2,
         ge=0,
@@ -515,7 +515,7 @@ class Split(Section):
     test: float = key(
         0.05,
         "Share of the rows of `split: auto` sources held out for the test.",
-        owner="stages.prepare.select",
+        owner="stages.prepare.sets.select",
         unit="share",
         other=0.2,
         ge=0,
@@ -524,7 +524,7 @@ class Split(Section):
     stratify: str | None = key(
         None,
         "Holds the same share of every kind of row out: answer (equal answers are of a kind), or a column of the rows.",
-        owner="stages.prepare.splits",
+        owner="stages.prepare.sets.splits",
         other="answer",
     )
 
@@ -534,7 +534,7 @@ def _conflicts() -> Any:
     return key(
         "report",
         "Same prompt, different answers: report counts and shows them, keep_best keeps the best scored (else the first), drop leaves all of them out.",
-        owner="stages.prepare.duplicates",
+        owner="stages.prepare.sets.duplicates",
         other="drop",
     )
 
@@ -560,23 +560,25 @@ class NearDuplicates(Section):
     on: Literal["both", "prompt", "answer"] = key(
         "both",
         "Text that is compared: all turns, those before the last answer, or that answer.",
-        owner="stages.prepare.signatures",
+        owner="stages.prepare.sets.signatures",
         other="prompt",
     )
     threshold: float = key(
         0.8,
         "Share of common runs of words (Jaccard) from which two rows are duplicates.",
-        owner="stages.prepare.signatures",
+        owner="stages.prepare.sets.signatures",
         unit="share",
         other=0.5,
         gt=0.1,
         le=1,
     )
-    length: int = key(5, "Words, or characters, of a run.", owner="stages.prepare.signatures", other=2, ge=1, le=50)
+    length: int = key(
+        5, "Words, or characters, of a run.", owner="stages.prepare.sets.signatures", other=2, ge=1, le=50
+    )
     unit: Literal["words", "characters"] = key(
         "words",
         "Runs of words, or of characters: these find more in texts of a few words.",
-        owner="stages.prepare.signatures",
+        owner="stages.prepare.sets.signatures",
         other="characters",
     )
     conflicts: Conflicts = _conflicts()
@@ -596,27 +598,27 @@ class DropLeaks(Section):
     near: float | None = key(
         0.8,
         "Share of common runs of words (Jaccard) of two prompts from which one gives the other away; null: only equal prompts do.",
-        owner="stages.prepare.signatures",
+        owner="stages.prepare.sets.signatures",
         unit="share",
         other=None,
         gt=0.1,
         le=1,
     )
-    length: int = key(5, "Words of a run.", owner="stages.prepare.signatures", other=2, ge=1, le=50)
+    length: int = key(5, "Words of a run.", owner="stages.prepare.sets.signatures", other=2, ge=1, le=50)
     overlap: float | None = key(
         None,
         "A training row goes that holds this share of a held-out prompt's runs of overlap_words words, wherever they stand in it.",
-        owner="stages.prepare.leaks",
+        owner="stages.prepare.sets.leaks",
         unit="share",
         other=0.5,
         gt=0,
         le=1,
     )
-    overlap_words: int = key(13, "Words of such a run.", owner="stages.prepare.signatures", other=6, ge=3, le=50)
+    overlap_words: int = key(13, "Words of such a run.", owner="stages.prepare.sets.signatures", other=6, ge=3, le=50)
     against: tuple[str, ...] = key(
         (),
         "Files, folders or globs with rows that must not be trained on, such as a public test set; they are not evaluated.",
-        owner="stages.prepare.against",
+        owner="stages.prepare.sets.against",
         other=("other.jsonl",),
     )
 
@@ -630,13 +632,13 @@ class Mixture(Section):
     temperature: Annotated[float, Field(ge=1)] | Literal["infinite"] = key(
         1.0,
         "1 leaves sources as large as they are, larger values draw them together, infinite goes by their weights alone.",
-        owner="stages.prepare.mixture",
+        owner="stages.prepare.sets.mixture",
         other="infinite",
     )
     rows: Literal["same", "fewest", "most"] | Annotated[int, Field(ge=1)] = key(
         "same",
         "Training rows of an epoch once mixed: same as before, fewest (no row twice), most (no row left out), or a number.",
-        owner="stages.prepare.mixture",
+        owner="stages.prepare.sets.mixture",
         other=30,
     )
 
@@ -644,7 +646,7 @@ class Mixture(Section):
 class Data(Section):
     sources: tuple[Source, ...] = key(
         doc="Where the rows are: paths, or {path, split, name, format, fields}.",
-        owner="stages.prepare.reader",
+        owner="stages.prepare.reading.reader",
         other=({"path": "b.jsonl"},),
         min_length=1,
     )
@@ -672,23 +674,23 @@ class Data(Section):
     deduplicate: Duplicates = key(
         ExactDuplicates,
         "exact keeps one of several equal rows (the best scored, else the first), near one of several alike ones too, none all.",
-        owner="stages.prepare.duplicates",
+        owner="stages.prepare.sets.duplicates",
         other="none",
     )
     leaks: Leaks = key(
         DropLeaks,
         "drop takes training rows out that ask what a validation or test row asks; keep leaves them in.",
-        owner="stages.prepare.leaks",
+        owner="stages.prepare.sets.leaks",
         other="keep",
     )
-    mixture: Mixture = key(Mixture, "How much of each source an epoch holds.", owner="stages.prepare.mixture")
+    mixture: Mixture = key(Mixture, "How much of each source an epoch holds.", owner="stages.prepare.sets.mixture")
     split: Split = key(
-        Split, "Held-out shares of sources that do not say where they belong.", owner="stages.prepare.select"
+        Split, "Held-out shares of sources that do not say where they belong.", owner="stages.prepare.sets.select"
     )
     max_tokens: int = key(
         1024,
         "Longest sequence, prompt and answer together.",
-        owner="stages.prepare.tokens",
+        owner="stages.prepare.encoding.tokens",
         unit="tokens",
         other=64,
         ge=8,
@@ -696,7 +698,7 @@ class Data(Section):
     too_long: Literal["drop", "truncate", "split"] = key(
         "drop",
         "drop: leave over-long rows out; truncate: cut the end; split: between exchanges, texts into windows; all counted.",
-        owner="stages.prepare.by_tokens",
+        owner="stages.prepare.encoding.by_tokens",
         other="truncate",
     )
     learn: Literal["all", "last"] | Annotated[tuple[Role, ...], Field(min_length=1)] = key(

@@ -15,12 +15,12 @@ from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import SPLITS, DatasetWriter
 from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED, STATUSES, USED
-from tunesmith.stages.prepare.by_tokens import Pieces, Sizes, judge_tokens, over_limit, with_pieces
 from tunesmith.stages.prepare.decide import Selection, place_in
-from tunesmith.stages.prepare.encoder import CONTROL_IN_TEXT, JOINED_DIFFERS, Encoder
+from tunesmith.stages.prepare.encoding.by_tokens import Pieces, Sizes, judge_tokens, over_limit, with_pieces
+from tunesmith.stages.prepare.encoding.encoder import CONTROL_IN_TEXT, JOINED_DIFFERS, Encoder
+from tunesmith.stages.prepare.encoding.tokens import PartTokens, Tokens
 from tunesmith.stages.prepare.items import held_out_items
 from tunesmith.stages.prepare.rows import Rows
-from tunesmith.stages.prepare.tokens import PartTokens, Tokens
 from tunesmith.text.tokenizers import Tokenizer
 
 SAMPLES = 3

@@ -12,8 +12,8 @@ from tunesmith.recipe import Recipe
 if TYPE_CHECKING:
     import numpy as np
 
+    from tunesmith.stages.prepare.encoding.tokens import Tokens
     from tunesmith.stages.prepare.rows import Rows
-    from tunesmith.stages.prepare.tokens import Tokens
 
 SHOWN_PER_CODE = 3
 REFUSED = "TXT-056"  # by the chat template

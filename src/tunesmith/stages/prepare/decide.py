@@ -15,14 +15,14 @@ from tunesmith.errors import QuestionError
 from tunesmith.recipe import Recipe
 from tunesmith.recipe.tree import DropLeaks
 from tunesmith.stages.prepare.accounts import QUARANTINED, Accounts
-from tunesmith.stages.prepare.against import watched_parts
 from tunesmith.stages.prepare.cleaning.facts import redactions
 from tunesmith.stages.prepare.cleaning.question import confirmed, questions
 from tunesmith.stages.prepare.cleaning.scores import best_of, judge_scores, score_facts
 from tunesmith.stages.prepare.judged import Judged
-from tunesmith.stages.prepare.mixture import mix
 from tunesmith.stages.prepare.rows import Rows
-from tunesmith.stages.prepare.select import Watched, question, select
+from tunesmith.stages.prepare.sets.against import watched_parts
+from tunesmith.stages.prepare.sets.mixture import mix
+from tunesmith.stages.prepare.sets.select import Watched, question, select
 
 
 @dataclass

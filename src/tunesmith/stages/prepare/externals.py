@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import hub
-from tunesmith.stages.prepare.files import files_of
+from tunesmith.stages.prepare.reading.files import files_of
 
 if TYPE_CHECKING:
     from tunesmith.recipe import Recipe

@@ -15,8 +15,8 @@ import numpy as np
 from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import SPLITS
 from tunesmith.stages.prepare.decide import Selection
+from tunesmith.stages.prepare.encoding.tokens import PartTokens, Tokens
 from tunesmith.stages.prepare.rows import Rows
-from tunesmith.stages.prepare.tokens import PartTokens, Tokens
 from tunesmith.text.example import Example
 from tunesmith.text.tokenizers import Tokenizer
 

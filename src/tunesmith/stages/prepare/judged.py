@@ -28,7 +28,7 @@ from tunesmith.stages.prepare.cleaning.columns import kinds_of, merge_kinds
 from tunesmith.stages.prepare.cleaning.facts import merge_facts
 from tunesmith.stages.prepare.cleaning.judge import check_cleaning, judge
 from tunesmith.stages.prepare.rows import Rows
-from tunesmith.stages.prepare.signatures import boilerplate, signatures
+from tunesmith.stages.prepare.sets.signatures import boilerplate, signatures
 from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.keys import content_key, prompt_key
 

@@ -14,7 +14,7 @@ from typing import Any
 from tunesmith import hub
 from tunesmith.errors import ModelError
 from tunesmith.stages.prepare.columns import propose_fields
-from tunesmith.stages.prepare.reader import Bad, files_of, read_rows
+from tunesmith.stages.prepare.reading.reader import Bad, files_of, read_rows
 from tunesmith.text.example import Example
 from tunesmith.text.formats import FormatProblem, learnable, to_columns
 from tunesmith.text.templates import Segment, TemplateError

@@ -26,7 +26,7 @@ import pyarrow as pa
 from tunesmith.errors import TunesmithError
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.layout import KEY, PART, TURN
-from tunesmith.stages.prepare.reader import Bad, How, Parsed, files_of, parts_of, read_part
+from tunesmith.stages.prepare.reading.reader import Bad, How, Parsed, files_of, parts_of, read_part
 from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.example import Example
 from tunesmith.text.formats import Evidence, FormatProblem, learnable, to_columns

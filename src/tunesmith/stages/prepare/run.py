@@ -19,14 +19,14 @@ from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.assemble import assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code, refused_rows
 from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in
-from tunesmith.stages.prepare.encoder import Encoder
+from tunesmith.stages.prepare.encoding.encoder import Encoder
+from tunesmith.stages.prepare.encoding.tokens import EncodeTask, Tokens, encoder_of, write_tokens
 from tunesmith.stages.prepare.externals import pii_model_hash, source_files, source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, write_rows
-from tunesmith.stages.prepare.signatures import made_of as signatures_made_of
+from tunesmith.stages.prepare.sets.signatures import made_of as signatures_made_of
 from tunesmith.stages.prepare.spread import Compute, compute_of
-from tunesmith.stages.prepare.tokens import EncodeTask, Tokens, encoder_of, write_tokens
 from tunesmith.text.checks import MaskFacts, check_columns, check_masks, told
 from tunesmith.text.tokenizers import Tokenizer
 

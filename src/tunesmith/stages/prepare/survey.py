@@ -23,13 +23,13 @@ from tunesmith.recipe import Recipe
 from tunesmith.stages.prepare.accounts import USED
 from tunesmith.stages.prepare.assemble import refuse_nothing_left, split_statistics
 from tunesmith.stages.prepare.bad_rows import REFUSED, bad_rows_error, first_of_each_code, refusal_of
-from tunesmith.stages.prepare.by_tokens import learned_tokens
 from tunesmith.stages.prepare.decide import Selection, decide, draw_sample, leaks_kept, place_in
-from tunesmith.stages.prepare.encoder import Encoder
+from tunesmith.stages.prepare.encoding.by_tokens import learned_tokens
+from tunesmith.stages.prepare.encoding.encoder import Encoder
+from tunesmith.stages.prepare.encoding.tokens import turns_of
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, collect, part_tasks, try_part
 from tunesmith.stages.prepare.spread import Compute, compute_of
-from tunesmith.stages.prepare.tokens import turns_of
 from tunesmith.text.checks import check_masks
 from tunesmith.text.checks import told as told_of_masks
 from tunesmith.text.formats import tell

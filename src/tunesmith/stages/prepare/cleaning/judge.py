@@ -115,7 +115,7 @@ def check_cleaning(spec: Recipe, kinds: Mapping[str, Kind]) -> None:
             **{name: TYPES[kind] for name, kind in kinds.items()},
             **{name: own.get(name, pa.utf8()) for name in OWN},
         }
-        from tunesmith.stages.prepare import frames  # daft: only who asks for it pays for it
+        from tunesmith.stages.prepare.reading import frames  # daft: only who asks for it pays for it
 
         frames.true_rows(pa.schema(list(schema.items())).empty_table(), filters.where, [*OWN[1:], *kinds])
     if filters.language is not None:
@@ -249,7 +249,7 @@ def _by_expressions(
     kinds: Mapping[str, Kind] | None,
     sheet: _Sheet,
 ) -> None:
-    from tunesmith.stages.prepare import frames
+    from tunesmith.stages.prepare.reading import frames
 
     kinds = kinds_of(part) if kinds is None else kinds
     table = table_of(part, texts, sources, kinds, filters.where)

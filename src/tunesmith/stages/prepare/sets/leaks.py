@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.stages.prepare.groups import Pairs, Parts, alike, components, first_equals, lists
-from tunesmith.stages.prepare.signatures import BOILERPLATE_ROWS, BOILERPLATE_SHARE, View
+from tunesmith.stages.prepare.sets.groups import Pairs, Parts, alike, components, first_equals, lists
+from tunesmith.stages.prepare.sets.signatures import BOILERPLATE_ROWS, BOILERPLATE_SHARE, View
 
 HEAD_BITS = 22
 HEAD = np.uint64(64 - HEAD_BITS)

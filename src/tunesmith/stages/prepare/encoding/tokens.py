@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from tunesmith import hub
 from tunesmith.stages.prepare import parts
-from tunesmith.stages.prepare.encoder import EncodedBatch, Encoder, Turns
+from tunesmith.stages.prepare.encoding.encoder import EncodedBatch, Encoder, Turns
 from tunesmith.stages.prepare.rows import Rows
 from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.tokenizers import load_tokenizer

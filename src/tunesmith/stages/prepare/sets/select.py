@@ -20,15 +20,15 @@ import pyarrow.compute as pc
 from tunesmith.errors import QuestionError
 from tunesmith.recipe import Recipe
 from tunesmith.runs.dataset import SPLITS
-from tunesmith.stages.prepare import leaks as leaking
-from tunesmith.stages.prepare import splits as splitting
-from tunesmith.stages.prepare.duplicates import Twins, conflicts, exact_twins, near_twins
-from tunesmith.stages.prepare.groups import Parts, columns
 from tunesmith.stages.prepare.layout import VERDICTS
-from tunesmith.stages.prepare.signatures import Views, halves
-from tunesmith.stages.prepare.splits import TEST, TRAIN, VALIDATION, WATCHED
-from tunesmith.stages.prepare.verdicts import verdicts
-from tunesmith.stages.prepare.words import column
+from tunesmith.stages.prepare.sets import leaks as leaking
+from tunesmith.stages.prepare.sets import splits as splitting
+from tunesmith.stages.prepare.sets.duplicates import Twins, conflicts, exact_twins, near_twins
+from tunesmith.stages.prepare.sets.groups import Parts, columns
+from tunesmith.stages.prepare.sets.signatures import Views, halves
+from tunesmith.stages.prepare.sets.splits import TEST, TRAIN, VALIDATION, WATCHED
+from tunesmith.stages.prepare.sets.verdicts import verdicts
+from tunesmith.stages.prepare.sets.words import column
 
 
 @dataclass(frozen=True)

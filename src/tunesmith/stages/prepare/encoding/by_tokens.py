@@ -10,10 +10,10 @@ import numpy as np
 from tunesmith.recipe import Recipe
 from tunesmith.stages.prepare.accounts import DROPPED, NONE, QUARANTINED, USED, Accounts
 from tunesmith.stages.prepare.decide import Selection
-from tunesmith.stages.prepare.encoder import EncodedBatch, Encoder
+from tunesmith.stages.prepare.encoding.encoder import EncodedBatch, Encoder
+from tunesmith.stages.prepare.encoding.split import Piece, split_chat, split_text
+from tunesmith.stages.prepare.encoding.tokens import PartTokens
 from tunesmith.stages.prepare.rows import Rows
-from tunesmith.stages.prepare.split import Piece, split_chat, split_text
-from tunesmith.stages.prepare.tokens import PartTokens
 
 Pieces = dict[int, list[Piece]]  # place in the part -> what the row was split into
 

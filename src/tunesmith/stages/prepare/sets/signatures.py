@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tunesmith.recipe import Recipe
-from tunesmith.stages.prepare import words as hashing
-from tunesmith.stages.prepare.words import Spans, Words, mixed
+from tunesmith.stages.prepare.sets import words as hashing
+from tunesmith.stages.prepare.sets.words import Spans, Words, mixed
 
 PERMUTATIONS = 128
 SKETCH = (

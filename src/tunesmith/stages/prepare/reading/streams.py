@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunesmith.errors import DataError
-from tunesmith.stages.prepare.files import shown, suffix_of
-from tunesmith.stages.prepare.found import MAX_LINE_BYTES, Fault
+from tunesmith.stages.prepare.reading.files import shown, suffix_of
+from tunesmith.stages.prepare.reading.found import MAX_LINE_BYTES, Fault
 
 BLOCK = 1 << 20
 # Unpacked text is seldom fifty times as large; a file made to fill the memory is a thousand times.

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tunesmith.stages.prepare.found import MAX_DEPTH, MAX_LINE_BYTES, Bad, Fault, Parsed, not_utf8, nul_byte, too_long
+from tunesmith.stages.prepare.reading.found import (
+    MAX_DEPTH,
+    MAX_LINE_BYTES,
+    Bad,
+    Fault,
+    Parsed,
+    not_utf8,
+    nul_byte,
+    too_long,
+)
 
 LONG_NUMBER = re.compile(rb"\d{17}")
 SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")

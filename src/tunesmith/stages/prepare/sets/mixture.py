@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from tunesmith.recipe import Recipe
 from tunesmith.recipe.tree import Mixture, Source
-from tunesmith.stages.prepare.signatures import halves
-from tunesmith.stages.prepare.splits import TRAIN
-from tunesmith.stages.prepare.verdicts import verdicts
-from tunesmith.stages.prepare.words import column, mixed
+from tunesmith.stages.prepare.sets.signatures import halves
+from tunesmith.stages.prepare.sets.splits import TRAIN
+from tunesmith.stages.prepare.sets.verdicts import verdicts
+from tunesmith.stages.prepare.sets.words import column, mixed
 
 
 @dataclass(frozen=True)

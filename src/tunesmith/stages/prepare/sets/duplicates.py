@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.stages.prepare.groups import Parts, alike, best_of, components, first_equals, similarities
-from tunesmith.stages.prepare.signatures import View
+from tunesmith.stages.prepare.sets.groups import Parts, alike, best_of, components, first_equals, similarities
+from tunesmith.stages.prepare.sets.signatures import View
 
 SHOWN = 5
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from tunesmith.stages.prepare.found import Bad, Parsed, not_utf8, nul_byte, too_long
-from tunesmith.stages.prepare.streams import Ended, Line, lines_of
+from tunesmith.stages.prepare.reading.found import Bad, Parsed, not_utf8, nul_byte, too_long
+from tunesmith.stages.prepare.reading.streams import Ended, Line, lines_of
 
 
 def read_texts(blocks: Iterator[bytes], facts: Counter[str], offset: int = 0) -> Iterator[Parsed | Bad]:

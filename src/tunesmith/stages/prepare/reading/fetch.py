@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from tunesmith import hub
 from tunesmith.errors import DataError
-from tunesmith.stages.prepare.files import SUFFIXES, nothing_at, suffix_of
+from tunesmith.stages.prepare.reading.files import SUFFIXES, nothing_at, suffix_of
 
 HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https")
@@ -56,7 +56,7 @@ def _from_hub(url: str) -> tuple[Path, ...]:
 
 
 def _from_store(url: str) -> tuple[Path, ...]:
-    from tunesmith.stages.prepare.frames import STORE_ERRORS, copy_object, objects_at
+    from tunesmith.stages.prepare.reading.frames import STORE_ERRORS, copy_object, objects_at
 
     try:
         names = [name for name, _ in objects_at(url) if suffix_of(name) in SUFFIXES]

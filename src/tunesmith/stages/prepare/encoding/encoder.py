@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tunesmith.stages.prepare.contents import Contents, buffers, put
-from tunesmith.stages.prepare.seams import Seams
-from tunesmith.stages.prepare.shapes import (
+from tunesmith.stages.prepare.encoding.contents import Contents, buffers, put
+from tunesmith.stages.prepare.encoding.seams import Seams
+from tunesmith.stages.prepare.encoding.shapes import (
     VARIANTS,
     Family,
     MoreLooks,

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 import orjson
 
 from tunesmith.errors import DataError, QuestionError
-from tunesmith.stages.prepare.files import shown
-from tunesmith.stages.prepare.found import MAX_LINE_BYTES, Bad, Fault, Parsed, too_long
-from tunesmith.stages.prepare.json_rows import checked, needs_a_look, parse
-from tunesmith.stages.prepare.streams import Ended, blocks_of
+from tunesmith.stages.prepare.reading.files import shown
+from tunesmith.stages.prepare.reading.found import MAX_LINE_BYTES, Bad, Fault, Parsed, too_long
+from tunesmith.stages.prepare.reading.json_rows import checked, needs_a_look, parse
+from tunesmith.stages.prepare.reading.streams import Ended, blocks_of
 from tunesmith.text.formats import recognise
 from tunesmith.text.turns import FormatProblem
 

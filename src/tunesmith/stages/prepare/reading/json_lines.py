@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import orjson
 
-from tunesmith.stages.prepare.files import open_file
-from tunesmith.stages.prepare.found import MAX_LINE_BYTES, RAW_BYTES, Bad, Parsed, too_long
-from tunesmith.stages.prepare.json_rows import needs_a_look, parse
-from tunesmith.stages.prepare.streams import BLOCK, Ended, blocks_of
+from tunesmith.stages.prepare.reading.files import open_file
+from tunesmith.stages.prepare.reading.found import MAX_LINE_BYTES, RAW_BYTES, Bad, Parsed, too_long
+from tunesmith.stages.prepare.reading.json_rows import needs_a_look, parse
+from tunesmith.stages.prepare.reading.streams import BLOCK, Ended, blocks_of
 
 _loads, _new = orjson.loads, tuple.__new__
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from tunesmith.errors import DataError
-from tunesmith.stages.prepare import documents, json_lines
-from tunesmith.stages.prepare.files import (
+from tunesmith.stages.prepare.reading import documents, json_lines
+from tunesmith.stages.prepare.reading.files import (
     ARROW,
     DOCUMENTS,
     LINES,
@@ -31,10 +31,10 @@ from tunesmith.stages.prepare.files import (
     stamp_of,
     suffix_of,
 )
-from tunesmith.stages.prepare.found import Bad, Parsed
-from tunesmith.stages.prepare.streams import blocks_of, head_of
-from tunesmith.stages.prepare.tables import read_table
-from tunesmith.stages.prepare.texts import read_texts
+from tunesmith.stages.prepare.reading.found import Bad, Parsed
+from tunesmith.stages.prepare.reading.streams import blocks_of, head_of
+from tunesmith.stages.prepare.reading.tables import read_table
+from tunesmith.stages.prepare.reading.texts import read_texts
 
 __all__ = ["Bad", "How", "Parsed", "Part", "files_of", "parts_of", "read_part", "read_rows"]
 
@@ -126,10 +126,10 @@ def _rows(path: Path, start: int, end: int, how: How, facts: Counter[str]) -> It
 def _binary(path: Path, suffix: str) -> Iterator[dict[str, Any]]:
     # Here and not above: most sources are text, and these load for a second.
     if suffix in PARQUET:
-        from tunesmith.stages.prepare.frames import read_parquet
+        from tunesmith.stages.prepare.reading.frames import read_parquet
 
         return read_parquet(path)
-    from tunesmith.stages.prepare.arrow_files import read_arrow
+    from tunesmith.stages.prepare.reading.arrow_files import read_arrow
 
     return read_arrow(path)
 

@@ -52,7 +52,7 @@ def files_of(path: str, query: str | None = None) -> list[Path]:
         return [_standard_input()]
     if "://" in path:
         # Here and not above: most sources are files of this machine.
-        from tunesmith.stages.prepare.fetch import fetched
+        from tunesmith.stages.prepare.reading.fetch import fetched
 
         return list(fetched(path, query))
     root = Path(path)

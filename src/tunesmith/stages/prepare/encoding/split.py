@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from tunesmith.stages.prepare.encoder import EncodedBatch, Encoder, Turns
+from tunesmith.stages.prepare.encoding.encoder import EncodedBatch, Encoder, Turns
 from tunesmith.text.example import Example, Message
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from tunesmith.errors import DataError
-from tunesmith.stages.prepare.files import shown
+from tunesmith.stages.prepare.reading.files import shown
 
 MAX_BATCH_BYTES = 1024**3
 

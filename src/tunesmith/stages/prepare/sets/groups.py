@@ -15,8 +15,8 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from tunesmith.stages.prepare.signatures import SKETCH, View
-from tunesmith.stages.prepare.words import mixed
+from tunesmith.stages.prepare.sets.signatures import SKETCH, View
+from tunesmith.stages.prepare.sets.words import mixed
 
 NEIGHBOURS = 8  # rows of one band behind a row that it is compared with, besides the first ones of the band
 GRAMS = 1 << 22  # of the pairs that are compared at a time

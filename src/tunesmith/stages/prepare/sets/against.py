@@ -11,9 +11,9 @@ import pyarrow as pa
 from tunesmith.recipe import Recipe, Source
 from tunesmith.stages.prepare.externals import against
 from tunesmith.stages.prepare.layout import PART
-from tunesmith.stages.prepare.reader import Bad, files_of, read_rows
-from tunesmith.stages.prepare.select import Watched
-from tunesmith.stages.prepare.signatures import signatures
+from tunesmith.stages.prepare.reading.reader import Bad, files_of, read_rows
+from tunesmith.stages.prepare.sets.select import Watched
+from tunesmith.stages.prepare.sets.signatures import signatures
 from tunesmith.text.example import Example
 from tunesmith.text.formats import PROMPTS, FormatProblem, to_example
 from tunesmith.text.keys import content_key, prompt_key

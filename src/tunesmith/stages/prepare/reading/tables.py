@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunesmith.errors import DataError
-from tunesmith.stages.prepare.files import shown
-from tunesmith.stages.prepare.found import MAX_LINE_BYTES, Bad, Fault, Parsed, not_utf8, nul_byte
-from tunesmith.stages.prepare.streams import Ended, lines_of
+from tunesmith.stages.prepare.reading.files import shown
+from tunesmith.stages.prepare.reading.found import MAX_LINE_BYTES, Bad, Fault, Parsed, not_utf8, nul_byte
+from tunesmith.stages.prepare.reading.streams import Ended, lines_of
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
