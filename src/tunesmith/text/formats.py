@@ -124,7 +124,7 @@ def _shape(row: dict[str, Any], asked: str) -> _Shape:
         refuse_media(row, "")
     make = _quick(form, row, MAKERS[form])
     shape = _Shape(form, make, tuple(name for name in row if name not in READS[form]))
-    if row.keys().isdisjoint(_BY_VALUE) and len(_SHAPES) < MAX_SHAPES:
+    if is_told_by_columns(row) and len(_SHAPES) < MAX_SHAPES:
         _SHAPES[(asked, *row)] = shape
     return shape
 
@@ -133,17 +133,34 @@ def _quick(
     form: str, row: dict[str, Any], make: Callable[[dict[str, Any]], Found]
 ) -> Callable[[dict[str, Any]], Found]:
     """The shorter way for rows with the plain columns of their format and no other that it reads."""
+    names = plain_columns(form, row)
+    if names is None or form == "text":
+        return make
+    if len(names) == 1:
+        return chats.quick(names[0], make)
+    question, answer, *beside = names
+    return chats.quick_answer(question, answer, beside[0] if beside else None, make)
+
+
+def plain_columns(form: str, row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The columns that a row is made of where nothing beside them is read: (chat,), (text,) or (question, answer), perhaps
+    with what stands beside the question; None for other rows. Which values they hold is not looked at."""
+    if form not in ("messages", "sharegpt", "alpaca", "prompt_completion", "text"):
+        return None
     read = row.keys() & READS[form]
-    if form in ("messages", "sharegpt"):
-        column = "messages" if form == "messages" else first(row, CHATS)
-        return chats.quick(column, make) if read == {column} else make
-    if form in ("alpaca", "prompt_completion"):
-        question = "instruction" if form == "alpaca" else first(row, PROMPTS)
-        answer = first(row, ANSWERS if form == "alpaca" else COMPLETIONS)
-        beside = "input" if "input" in read else None
-        if question in row and answer and not read & {"history", *_BESIDE}:
-            return chats.quick_answer(question, answer, beside, make)
-    return make
+    if form in ("messages", "sharegpt", "text"):
+        column = first(row, CHATS) if form == "sharegpt" else form
+        return (column,) if column and read == {column} else None
+    question = "instruction" if form == "alpaca" else first(row, PROMPTS)
+    answer = first(row, ANSWERS if form == "alpaca" else COMPLETIONS)
+    if not question or question not in row or not answer or read & {"history", *_BESIDE}:
+        return None
+    return (question, answer, "input") if "input" in read else (question, answer)
+
+
+def is_told_by_columns(row: Mapping[str, Any]) -> bool:
+    """Whether the names of its columns alone say how a row is read, so that rows with the same ones are read alike."""
+    return row.keys().isdisjoint(_BY_VALUE)
 
 
 def learnable(columns: Columns) -> Columns:
@@ -202,13 +219,13 @@ class Evidence:
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
-    def note(self, form: str, row: Mapping[str, Any], fields: Mapping[str, str] | None = None) -> None:
-        """row: as it was read. fields: the mapping that was applied; mapped columns count under our names."""
+    def note(self, form: str, row: Mapping[str, Any], fields: Mapping[str, str] | None = None, count: int = 1) -> None:
+        """row: as it was read. fields: the mapping that was applied; mapped columns count under our names. count: of such rows."""
         if fields:
             ours = {column: name for name, column in fields.items()}
-            self.counts[form, tuple(ours.get(name, name) for name in row)] += 1
+            self.counts[form, tuple(ours.get(name, name) for name in row)] += count
         else:
-            self.counts[form, tuple(row)] += 1
+            self.counts[form, tuple(row)] += count
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Format -> {rows, read: {column: rows}, others: {column: rows}}. The others are kept for filters where they hold one value."""

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from tunesmith.text.example import ASSISTANT, TEXT
 
 
 def content_key(roles: Sequence[int], contents: Sequence[str], extra: dict[str, Any] | None = None) -> bytes:
-    """16 bytes (XXH3-128) of roles, contents and extra. Contents hold whole Unicode characters (the formats see to it)."""
-    if extra:
-        return xxh3_128_digest(orjson.dumps([roles, contents, extra], option=orjson.OPT_SORT_KEYS))
-    return xxh3_128_digest(orjson.dumps([roles, contents]))
+    """16 bytes (XXH3-128) of roles, contents and extra. Contents hold whole Unicode characters (the formats see to it).
+
+    Of all contents, then of each turn its role (a byte) and its size in bytes (four, little-endian), so that no two rows are
+    written alike; extra decides the seed.
+    """
+    texts = [content.encode() for content in contents]
+    turns = struct.pack(
+        "<" + "Bi" * len(texts), *(number for turn in zip(roles, map(len, texts), strict=True) for number in turn)
+    )
+    seed = xxh3_64_intdigest(orjson.dumps(extra, option=orjson.OPT_SORT_KEYS)) if extra else 0
+    return xxh3_128_digest(b"".join(texts) + turns, seed)
 
 
 def prompt_key(roles: Sequence[int], contents: Sequence[str], extra: dict[str, Any] | None = None) -> bytes:

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from tunesmith.errors import TunesmithError
 from tunesmith.stages.prepare import parts
+from tunesmith.stages.prepare.alike import Alike, Reader
 from tunesmith.stages.prepare.layout import KEY, PART, TURN
 from tunesmith.stages.prepare.reading.reader import Bad, How, Parsed, files_of, parts_of, read_part
 from tunesmith.stages.prepare.spread import Compute
@@ -66,20 +67,19 @@ def make_part(task: PartTask) -> dict[str, Any]:
     """
 
     def write(path: Path) -> dict[str, Any]:
-        rows = lines = 0
+        rows = 0
         formats: Counter[str | None] = Counter()
         evidence, notes = Evidence(), Counter[str]()
         with _without_cycles(), pa.OSFile(str(path / "rows.arrow"), "wb") as out, pa.ipc.new_file(out, PART) as writer:
             for batch in _batches(task, evidence, notes):
-                formats.update(batch.formats)
+                formats += batch.formats
                 writer.write_batch(batch.to_arrow(rows, task))
-                rows += len(batch.positions)
-                lines = batch.lines
+                rows += len(batch)
         bad = formats.pop(None, 0)
         return {
             "rows": rows,
             "bad": bad,
-            "lines": lines,
+            "lines": notes["lines"] if task.end >= 0 else 0,  # only a file of lines has several parts
             "formats": dict(formats),
             "evidence": evidence.to_json(),
             "notes": dict(notes),
@@ -106,10 +106,10 @@ class _Batch:
     """Columns in the making: plain lists, because most of a row's cost is its Python objects."""
 
     def __init__(self) -> None:
-        self.lines = 0
+        self.formats: Counter[str | None] = Counter()
         self.positions: list[int] = []
         self.offsets: list[int] = []
-        self.formats: list[str | None] = []
+        self.named: list[str | None] = []
         self.problems: list[str | None] = []
         self.keys: list[bytes | None] = []
         self.prompt_keys: list[bytes | None] = []
@@ -119,6 +119,9 @@ class _Batch:
         self.contents: list[str] = []
         self.extras: list[bytes | None] = []
         self.metas: list[str | None] = []
+
+    def __len__(self) -> int:
+        return len(self.positions)
 
     def add(self, found: Parsed | Bad, asked: str, fields: dict[str, str], evidence: Evidence) -> None:
         self.positions.append(found.position)
@@ -133,7 +136,8 @@ class _Batch:
             self._add_bad(_problem(problem, 0, found.offset, raw))
             return
         evidence.note(form, found.value, fields)
-        self.formats.append(form)
+        self.formats[form] += 1
+        self.named.append(form)
         self.problems.append(None)
         self.keys.append(content_key(roles, contents, extra))
         self.prompt_keys.append(prompt_key(roles, contents, extra))
@@ -145,7 +149,8 @@ class _Batch:
         self.metas.append(_dumps(meta).decode() if meta else None)
 
     def _add_bad(self, problem: str) -> None:
-        self.formats.append(None)
+        self.formats[None] += 1
+        self.named.append(None)
         self.problems.append(problem)
         self.keys.append(None)
         self.prompt_keys.append(None)
@@ -155,27 +160,66 @@ class _Batch:
         self.metas.append(None)
 
     def to_arrow(self, first: int, task: PartTask) -> pa.RecordBatch:
-        count = len(self.positions)
-        turns = pa.StructArray.from_arrays(
-            [pa.array(np.array(self.roles, np.int8)), pa.array(self.contents, pa.utf8())], fields=list(TURN)
-        )
-        offsets = np.concatenate([[0], np.cumsum(self.turns, dtype=np.int64)]).astype(np.int32)
-        columns = [
-            pa.array(np.arange(first, first + count)),
-            pa.array(np.full(count, task.source, np.int16)),
-            pa.array(np.full(count, task.file, np.int32)),
+        turns = np.concatenate([[0], np.cumsum(self.turns, dtype=np.int32)]).astype(np.int32)
+        return _record(
+            task,
+            first,
             pa.array(self.positions, pa.int64()),
             pa.array(self.offsets, pa.int64()),
-            pa.array(self.formats, pa.utf8()),
+            pa.array(self.named, pa.utf8()),
             pa.array(self.problems, pa.utf8()),
             pa.array(self.keys, KEY),
             pa.array(self.prompt_keys, KEY),
             pa.array(self.characters, pa.int32()),
-            pa.ListArray.from_arrays(pa.array(offsets), turns),
+            _lists(turns, pa.array(np.array(self.roles, np.int8)), pa.array(self.contents, pa.utf8())),
             pa.array(self.extras, pa.binary()),
             pa.array(self.metas, pa.utf8()),
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=PART)
+        )
+
+
+class _Alike:
+    """Columns that were read at once."""
+
+    def __init__(self, rows: Alike) -> None:
+        self.rows = rows
+        self.formats: Counter[str | None] = Counter({rows.format: len(rows)})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_arrow(self, first: int, task: PartTask) -> pa.RecordBatch:
+        rows, count = self.rows, len(self.rows)
+        return _record(
+            task,
+            first,
+            pa.array(np.arange(rows.position, rows.position + count)),
+            pa.array(rows.offsets),
+            pa.repeat(pa.scalar(rows.format, pa.utf8()), count),
+            pa.nulls(count, pa.utf8()),
+            rows.keys,
+            rows.prompt_keys,
+            pa.array(rows.characters),
+            _lists(rows.turns, pa.array(rows.roles), rows.contents),
+            pa.nulls(count, pa.binary()),
+            pa.nulls(count, pa.utf8()) if rows.metas is None else pa.array(rows.metas, pa.utf8()),
+        )
+
+
+def _lists(turns: np.ndarray, roles: pa.Array, contents: pa.Array) -> pa.Array:
+    pairs = pa.StructArray.from_arrays([roles, contents], fields=list(TURN))
+    return pa.ListArray.from_arrays(pa.array(turns), pairs)
+
+
+def _record(task: PartTask, first: int, positions: pa.Array, *columns: pa.Array) -> pa.RecordBatch:
+    """Rows of a part, the first of which has number `first`. columns: what follows in PART."""
+    count = len(positions)
+    places = [
+        pa.array(np.arange(first, first + count)),
+        pa.array(np.full(count, task.source, np.int16)),
+        pa.array(np.full(count, task.file, np.int32)),
+        positions,
+    ]
+    return pa.RecordBatch.from_arrays([*places, *columns], schema=PART)
 
 
 def try_part(task: PartTask) -> tuple[dict[str, Any], TunesmithError | None]:
@@ -200,28 +244,23 @@ def try_part(task: PartTask) -> tuple[dict[str, Any], TunesmithError | None]:
         return parts.make(task.folder, task.number, write), error
 
 
-def _batches(task: PartTask, evidence: Evidence, notes: Counter[str]) -> Iterator[_Batch]:
+def _batches(task: PartTask, evidence: Evidence, notes: Counter[str]) -> Iterator[_Batch | _Alike]:
     batch = _Batch()
-    for found in read_part(Path(task.path), task.start, task.end, task.how, notes):
+    at_once = None if task.fields else Reader(task.format)
+    for found in read_part(Path(task.path), task.start, task.end, task.how, notes, at_once):
+        if isinstance(found, Alike):
+            if len(batch):
+                yield batch
+                batch = _Batch()
+            evidence.note(found.format, dict.fromkeys(found.columns), count=len(found))
+            yield _Alike(found)
+            continue
         batch.add(found, task.format, task.fields, evidence)
-        if len(batch.positions) >= BATCH_ROWS:
+        if len(batch) >= BATCH_ROWS:
             yield batch
             batch = _Batch()
-    batch.lines = _count_lines(task)
-    yield batch
-
-
-def _count_lines(task: PartTask) -> int:
-    """Line ends of the part; 0 where no other part of the file follows."""
-    if task.end < 0:
-        return 0
-    lines, left = 0, task.end - task.start
-    with open(task.path, "rb") as file:
-        file.seek(task.start)
-        while left and (data := file.read(min(left, 1 << 20))):
-            lines += data.count(b"\n")
-            left -= len(data)
-    return lines
+    if len(batch):
+        yield batch
 
 
 def _problem(told: Bad | FormatProblem, column: int, offset: int, raw: str) -> str:

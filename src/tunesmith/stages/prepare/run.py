@@ -25,17 +25,18 @@ from tunesmith.stages.prepare.externals import pii_model_hash, source_files, sou
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
 from tunesmith.stages.prepare.rows import Rows, write_rows
+from tunesmith.stages.prepare.sets.signatures import Views
 from tunesmith.stages.prepare.sets.signatures import made_of as signatures_made_of
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.text.checks import MaskFacts, check_columns, check_masks, told
 from tunesmith.text.tokenizers import Tokenizer
 
-READER_VERSION = 3
+READER_VERSION = 4
 RULES_VERSION = 1  # raised when the same rows and recipe give other verdicts or signatures
 ENCODER_VERSION = 2  # raised when the same rows, tokenizer and template give other ids or spans
 MASKS_CHECKED = 32  # rows
 MOST_THREADS = 4  # that encode; tokenizers have their own besides
-MANY_BYTES = 16 * 2**20  # from here on workers are started at once
+MANY_BYTES = 16 * 2**20  # of rows whose texts are compared: from here on workers are started at once
 TRAINABLE = ("auto", "train")  # what the user holds out is not judged
 
 
@@ -43,7 +44,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     """Make Rows, Tokens and Dataset, each only where it is not there yet."""
     model = spec.model
     with compute_of(spec) as compute, ThreadPoolExecutor(1) as aside:
-        if sum(_size(path) for files in source_files(spec) for path in files) > MANY_BYTES:
+        if Views.of(spec).compares and sum(_size(path) for files in source_files(spec) for path in files) > MANY_BYTES:
             compute.warm_up()
         # Loading the tokenizer and reading the rows share the cores; what is wrong with rows is told first.
         encoder = aside.submit(encoder_of, model.base, model.revision, model.template, spec.data.learn)

@@ -15,6 +15,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
 
 HEAD = struct.Struct("!Q")
+ALONE = 1.0  # seconds; a worker takes some tenths to start
 EARLY = ("tunesmith.stages.prepare.rows",)  # what a worker imports while nothing is to be done yet
 
 
@@ -39,12 +41,14 @@ class Compute:
     """Where parts are made. workers: processes on this machine. threads: of this process instead, for functions that leave the
     interpreter free. cluster: Ray's address instead, "" where Ray shall find it.
 
-    Leaving its block ends the workers, which are started when there is work for more than one.
+    alone: seconds of work left that this process rather does itself than start workers for it. Leaving its block ends the
+    workers, which are started when there is work for more than one.
     """
 
     workers: int = 1
     cluster: str | None = None
     threads: int = 0
+    alone: float = 0.0
     _pool: list[_Worker] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __enter__(self) -> Compute:
@@ -81,16 +85,27 @@ class Compute:
             yield from spread_on_ray(function, tasks, self.cluster)
         elif min(self.threads, len(tasks)) > 1:
             yield from _in_threads(function, tasks, self.threads)
-        elif min(self.workers, len(tasks)) <= 1:
-            for number, task in enumerate(tasks):
-                yield number, function(task)
         else:
-            self._grow(min(self.workers, len(tasks)))
+            done, slowest = 0, 0.0
+            while done < len(tasks) and not self._starts_for(len(tasks) - done, slowest):
+                began = time.monotonic()
+                result = function(tasks[done])
+                slowest = max(slowest, time.monotonic() - began)
+                yield done, result
+                done += 1
             try:
-                yield from _spread(function, tasks, self._pool)
+                yield from _spread(function, list(enumerate(tasks))[done:], self._pool)
             except BaseException:
                 self.__exit__()  # a worker may still be busy with what nobody waits for
                 raise
+
+    def _starts_for(self, left: int, slowest: float) -> bool:
+        """Whether workers do the tasks that are left; starts them. slowest: seconds of a task here, as far as is known."""
+        count = min(self.workers, left)
+        if count <= 1 or (not self._pool and left * slowest < self.alone):
+            return False
+        self._grow(count)
+        return True
 
 
 def compute_of(spec: Recipe) -> Compute:
@@ -98,7 +113,7 @@ def compute_of(spec: Recipe) -> Compute:
     asked = spec.compute
     if asked.type == "ray":
         return Compute(cluster=asked.address or "")
-    return Compute(cores() if asked.workers == "auto" else asked.workers)
+    return Compute(cores() if asked.workers == "auto" else asked.workers, alone=ALONE)
 
 
 def _in_threads(function: Callable[[Any], Any], tasks: Sequence[Any], threads: int) -> Iterator[tuple[int, Any]]:
@@ -111,8 +126,10 @@ def _in_threads(function: Callable[[Any], Any], tasks: Sequence[Any], threads: i
             pool.shutdown(cancel_futures=True)
 
 
-def _spread(function: Callable[[Any], Any], tasks: Sequence[Any], pool: Sequence[_Worker]) -> Iterator[tuple[int, Any]]:
-    waiting = iter(enumerate(tasks))
+def _spread(
+    function: Callable[[Any], Any], tasks: Sequence[tuple[int, Any]], pool: Sequence[_Worker]
+) -> Iterator[tuple[int, Any]]:
+    waiting = iter(tasks)
     with selectors.DefaultSelector() as selector:
         for worker in pool:
             worker.settle()

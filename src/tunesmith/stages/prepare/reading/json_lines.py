@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -15,6 +15,9 @@ from tunesmith.stages.prepare.reading.json_rows import needs_a_look, parse
 from tunesmith.stages.prepare.reading.streams import BLOCK, Ended, blocks_of
 
 _loads, _new = orjson.loads, tuple.__new__
+
+Take = Callable[[bytes, int, int], Any]
+"""(whole lines, position of the first, offset of the first) -> these rows in columns, or None: read them one by one."""
 
 
 def parts_of(path: Path, part_bytes: int) -> list[tuple[int, int]]:
@@ -40,17 +43,19 @@ def _line_end(file: BinaryIO, place: int) -> int:
     return place
 
 
-def read_stretch(path: Path, file: BinaryIO, start: int, end: int, facts: Counter[str]) -> Iterator[Parsed | Bad]:
-    """The rows of one stretch; positions from 1 at its first line, offsets those of the file."""
+def read_stretch(
+    path: Path, file: BinaryIO, start: int, end: int, facts: Counter[str], take: Take | None = None
+) -> Iterator[Any]:
+    """The rows of one stretch; positions from 1 at its first line, offsets those of the file. take: see read_lines."""
     if start == 0:
         blocks = blocks_of(path, _Stretch(file, end), facts)  # type: ignore[arg-type]
         mark = len(b"\xef\xbb\xbf") * _has_mark(file)
         file.seek(0)
-        yield from read_lines(blocks, facts, mark)
+        yield from read_lines(blocks, facts, mark, take)
     else:
         file.seek(start)
         stretch = _Stretch(file, end - start)
-        yield from read_lines(iter(lambda: stretch.read(BLOCK), b""), facts, start)
+        yield from read_lines(iter(lambda: stretch.read(BLOCK), b""), facts, start, take)
 
 
 def _has_mark(file: BinaryIO) -> bool:
@@ -70,10 +75,13 @@ class _Stretch:
         return block
 
 
-def read_lines(blocks: Iterator[bytes], facts: Counter[str], offset: int = 0) -> Iterator[Parsed | Bad]:
-    """The rows of a stream of bytes. facts: "lines" and "blank_lines" are counted. offset: of its first byte.
+def read_lines(
+    blocks: Iterator[bytes], facts: Counter[str], offset: int = 0, take: Take | None = None
+) -> Iterator[Any]:
+    """Parsed | Bad, the rows of a stream of bytes; with `take` also what it makes of many rows at once.
 
-    A damaged stream gives the rows that could be read, and a Bad at its end.
+    facts: "lines" and "blank_lines" are counted. offset: of its first byte. A damaged stream gives the rows that could be
+    read, and a Bad at its end.
     """
     position, carry = 0, b""
     ended: Ended | None = None
@@ -104,8 +112,11 @@ def read_lines(blocks: Iterator[bytes], facts: Counter[str], offset: int = 0) ->
         whole = carry + block[:cut] if carry else block[:cut]
         carry = block[cut:]
         if whole:
-            rows = list(_block(whole, position, offset, facts))
-            yield from rows
+            at_once = take(whole, position + 1, offset) if take is not None else None
+            if at_once is not None:
+                yield at_once
+            else:
+                yield from list(_block(whole, position, offset, facts))
             position += whole.count(b"\n")
             offset += len(whole)
     facts["lines"] += position

@@ -78,14 +78,20 @@ def read_rows(path: Path, how: How = PLAIN, facts: Counter[str] | None = None) -
 
 
 def read_part(
-    path: Path, start: int, end: int, how: How = PLAIN, facts: Counter[str] | None = None
-) -> Iterator[Parsed | Bad]:
-    """The positions of one part, counted from the part's beginning (lines from 1); offsets are those of the file.
+    path: Path,
+    start: int,
+    end: int,
+    how: How = PLAIN,
+    facts: Counter[str] | None = None,
+    take: json_lines.Take | None = None,
+) -> Iterator[Any]:
+    """Parsed | Bad, the positions of one part, counted from the part's beginning (lines from 1); offsets are those of the file.
 
     facts: what is worth telling and no fault: lines, blank_lines, byte_order_mark, separator_comma ...
+    take: may make columns of many lines of JSON at once; what it made comes in their place.
     """
     facts = Counter() if facts is None else facts
-    rows = _rows(path, start, end, how, facts)
+    rows = _rows(path, start, end, how, facts, None if how.columns else take)
     return rows if not how.columns else _narrowed(rows, how.columns)
 
 
@@ -96,7 +102,9 @@ def _narrowed(rows: Iterator[Parsed | Bad], columns: tuple[str, ...]) -> Iterato
         yield row
 
 
-def _rows(path: Path, start: int, end: int, how: How, facts: Counter[str]) -> Iterator[Parsed | Bad]:
+def _rows(
+    path: Path, start: int, end: int, how: How, facts: Counter[str], take: json_lines.Take | None
+) -> Iterator[Any]:
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise DataError(
@@ -117,9 +125,9 @@ def _rows(path: Path, start: int, end: int, how: How, facts: Counter[str]) -> It
         elif _is_document(path, suffix, start, end, file, facts):
             yield from documents.read_document(path, file, how.at, facts)
         elif path.suffix.lower() in (*LINES, *DOCUMENTS):
-            yield from json_lines.read_stretch(path, file, start, before.size if end < 0 else end, facts)
+            yield from json_lines.read_stretch(path, file, start, before.size if end < 0 else end, facts, take)
         else:
-            yield from json_lines.read_lines(blocks_of(path, file, facts), facts)
+            yield from json_lines.read_lines(blocks_of(path, file, facts), facts, take=take)
         refuse_changed(path, before)
 
 

@@ -101,7 +101,7 @@ def made_of(spec: Recipe) -> dict[str, Any]:
     views = Views.of(spec)
     return {
         "seed": spec.seed,
-        "drawn": [source.split == "auto" for source in spec.data.sources],
+        "drawn": [source.split == "auto" for source in spec.data.sources] if _draws_any(spec) else None,
         "stratify": spec.data.split.stratify,
         "near": [view.name for view in views.near],
         "overlap": views.overlap,
@@ -304,9 +304,16 @@ def _lists(values: np.ndarray, offsets: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
+def _draws_any(spec: Recipe) -> bool:
+    """Whether rows are drawn out of `auto` sources at all."""
+    return bool(spec.data.split.validation or spec.data.split.test)
+
+
 def _draws(part: pa.Table, spec: Recipe) -> np.ndarray:
     """uint64 [N] from the seed and the prompt's hash: where it falls decides the split, so added rows move no other."""
     found = np.zeros(part.num_rows, np.uint64)
+    if not _draws_any(spec):
+        return found
     drawn = [place for place, source in enumerate(spec.data.sources) if source.split == "auto"]
     rows = np.flatnonzero(np.isin(hashing.column(part, "source").to_numpy(), drawn))
     keys = hashing.column(part, "prompt_key").take(pa.array(rows)).to_pylist()
