@@ -162,9 +162,19 @@ def test_a_changed_byte_anywhere_changes_both_ways_alike(read: Any) -> None:
 
 def test_two_rows_on_one_line_are_not_taken_for_two_lines(read: Any) -> None:
     one = json.dumps(FORMS["messages"](1)).encode()
-    quick, slow, at_once = read(one + b" " + one + b"\n" + one[:10] + b"\n" + one[10:] + b"\n")
+    cut = one.index(b":") + 1
+    quick, slow, at_once = read(one + b" " + one + b"\n" + one[:cut] + b"\n" + one[cut:] + b"\n")
     assert at_once == 0
     assert quick == slow
+
+
+@pytest.mark.parametrize("name", ["prompt", "text", "messages with more"])
+def test_a_row_without_one_of_the_columns_is_read_by_itself(read: Any, name: str) -> None:
+    last = list(FORMS[name](1))[-1]
+    for gone in ({**FORMS[name](1), last: None}, {key: value for key, value in FORMS[name](1).items() if key != last}):
+        quick, slow, at_once = read(lines_of(FORMS[name], 3) + json.dumps(gone).encode() + b"\n")
+        assert at_once == 0
+        assert quick == slow
 
 
 def test_keys_of_many_rows_are_those_of_each() -> None:
