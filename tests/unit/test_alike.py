@@ -163,7 +163,7 @@ def test_a_changed_byte_anywhere_changes_both_ways_alike(read: Any) -> None:
 def test_two_rows_on_one_line_are_not_taken_for_two_lines(read: Any) -> None:
     one = json.dumps(FORMS["messages"](1)).encode()
     cut = one.index(b":") + 1
-    quick, slow, at_once = read(one + b" " + one + b"\n" + one[:cut] + b"\n" + one[cut:] + b"\n")
+    quick, slow, at_once = read(one + b"\n" + one + b" " + one + b"\n" + one[:cut] + b"\n" + one[cut:] + b"\n")
     assert at_once == 0
     assert quick == slow
 
