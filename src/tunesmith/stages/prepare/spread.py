@@ -41,7 +41,7 @@ class Compute:
     """Where parts are made. workers: processes on this machine. threads: of this process instead, for functions that leave the
     interpreter free. cluster: Ray's address instead, "" where Ray shall find it.
 
-    alone: seconds of work left that this process rather does itself than start workers for it. Leaving its block ends the
+    alone: seconds of work that this process rather does itself, in threads, than start workers for it. Leaving its block ends the
     workers, which are started when there is work for more than one.
     """
 
@@ -84,28 +84,32 @@ class Compute:
 
             yield from spread_on_ray(function, tasks, self.cluster)
         elif min(self.threads, len(tasks)) > 1:
-            yield from _in_threads(function, tasks, self.threads)
+            yield from _in_threads(function, list(enumerate(tasks)), self.threads)
+        elif min(self.workers, len(tasks)) <= 1:
+            for number, task in enumerate(tasks):
+                yield number, function(task)
         else:
-            done, slowest = 0, 0.0
-            while done < len(tasks) and not self._starts_for(len(tasks) - done, slowest):
-                began = time.monotonic()
-                result = function(tasks[done])
-                slowest = max(slowest, time.monotonic() - began)
-                yield done, result
-                done += 1
+            yield from self._here_or_by_workers(function, list(enumerate(tasks)))
+
+    def _here_or_by_workers(
+        self, function: Callable[[Any], Any], tasks: list[tuple[int, Any]]
+    ) -> Iterator[tuple[int, Any]]:
+        left = 0.0
+        if self.alone and not self._pool:
+            # The first task tells how long the others will take.
+            (number, task), *tasks = tasks
+            began = time.monotonic()
+            yield number, function(task)
+            left = (time.monotonic() - began) * len(tasks)
+        if self._pool or left >= self.alone:
+            self._grow(min(self.workers, len(tasks)))
             try:
-                yield from _spread(function, list(enumerate(tasks))[done:], self._pool)
+                yield from _spread(function, tasks, self._pool)
             except BaseException:
                 self.__exit__()  # a worker may still be busy with what nobody waits for
                 raise
-
-    def _starts_for(self, left: int, slowest: float) -> bool:
-        """Whether workers do the tasks that are left; starts them. slowest: seconds of a task here, as far as is known."""
-        count = min(self.workers, left)
-        if count <= 1 or (not self._pool and left * slowest < self.alone):
-            return False
-        self._grow(count)
-        return True
+        else:
+            yield from _in_threads(function, tasks, self.workers)
 
 
 def compute_of(spec: Recipe) -> Compute:
@@ -116,9 +120,11 @@ def compute_of(spec: Recipe) -> Compute:
     return Compute(cores() if asked.workers == "auto" else asked.workers, alone=ALONE)
 
 
-def _in_threads(function: Callable[[Any], Any], tasks: Sequence[Any], threads: int) -> Iterator[tuple[int, Any]]:
+def _in_threads(
+    function: Callable[[Any], Any], tasks: Sequence[tuple[int, Any]], threads: int
+) -> Iterator[tuple[int, Any]]:
     with ThreadPoolExecutor(threads) as pool:
-        flying = {pool.submit(function, task): number for number, task in enumerate(tasks)}
+        flying = {pool.submit(function, task): number for number, task in tasks}
         try:
             for done in as_completed(flying):
                 yield flying[done], done.result()
