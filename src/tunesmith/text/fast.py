@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from tokenizers import Tokenizer as Reference
 
+from tunesmith.text.by_words import ByWords, cuts_of
 from tunesmith.text.hard_texts import HARD
 
 Texts = tuple[np.ndarray, np.ndarray]  # uint8 [B], int64 [N+1]
@@ -88,17 +89,29 @@ class Fast:
 def best_encoder(reference: Reference, sample: Sequence[str] = ()) -> tuple[BatchEncoder, Proof]:
     """The fastest exact encoder for a tokenizer. sample: texts of the user's, compared besides the hard ones."""
     plain = Plain(reference)
+    texts = [*hard_texts(reference), *sample]
     if not _is_installed():
-        return plain, Proof(False, "gigatoken is not installed")
+        return by_tokenizers(plain, texts), Proof(False, "gigatoken is not installed")
     try:
         fast = Fast(reference)
-        proof = prove(plain, fast, [*hard_texts(reference), *sample])
+        proof = prove(plain, fast, texts)
     # Rust code that panics raises a BaseException of its own.
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
-        return plain, Proof(False, f"gigatoken refuses this tokenizer: {_first_line(error)}")
-    return (fast if proof.fast else plain), proof
+        proof = Proof(False, f"gigatoken refuses this tokenizer: {_first_line(error)}")
+    return (fast if proof.fast else by_tokenizers(plain, texts)), proof
+
+
+def by_tokenizers(plain: Plain, texts: Sequence[str]) -> BatchEncoder:
+    """`tokenizers` with each distinct word once, where that is proven on texts to give the same; else text by text."""
+    cuts = cuts_of(plain.reference)
+    if cuts is None:
+        return plain
+    around = [f"said, {text} then" for text in texts]
+    always = ByWords(plain.reference, cuts, plain, worth=float("inf"))
+    proof = prove(plain, always, [*texts, *around])
+    return ByWords(plain.reference, cuts, plain) if proof.fast else plain
 
 
 def prove(plain: BatchEncoder, fast: BatchEncoder, texts: Sequence[str]) -> Proof:
