@@ -1,4 +1,5 @@
-"""Batches of text to ids in flat arrays: by gigatoken where it is proven to give the ids of `tokenizers`, else by those.
+"""Batches of text to ids in flat arrays: by gigatoken where it is proven to give the ids of `tokenizers`, else by those, each
+distinct word once where that is proven too (`by_words`).
 
 The only door to gigatoken (https://github.com/marcelroed/gigatoken), which is optional. Texts come as UTF-8 bytes with
 offsets, as Arrow holds them; ids leave as int32 with offsets, so that no token is a Python object on the way.
@@ -7,6 +8,7 @@ offsets, as Arrow holds them; ids leave as int32 with offsets, so that no token 
 from __future__ import annotations
 
 import importlib.util
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,16 +52,15 @@ class Plain:
     def encode(self, texts: Texts) -> Ids:
         data, offsets = texts
         raw, ends = data.tobytes(), offsets.tolist()
-        parts: list[np.ndarray] = []
+        parts: list[bytes] = []
         lengths = np.zeros(len(ends) - 1, np.int64)
         for first in range(0, len(ends) - 1, CHUNK):
             last = min(first + CHUNK, len(ends) - 1)
             words = [raw[ends[place] : ends[place + 1]].decode() for place in range(first, last)]
             ids = [found.ids for found in self.reference.encode_batch_fast(words, add_special_tokens=False)]
             lengths[first:last] = list(map(len, ids))
-            parts += [np.array(each, np.int32) for each in ids]
-        flat = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-        return flat, np.concatenate([[0], np.cumsum(lengths)])
+            parts += [array("i", each).tobytes() for each in ids]
+        return np.frombuffer(b"".join(parts), np.int32), np.concatenate([[0], np.cumsum(lengths)])
 
 
 class Fast:
