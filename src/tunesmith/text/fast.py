@@ -1,4 +1,5 @@
-"""Batches of text to ids in flat arrays: by gigatoken where it is proven to give the ids of `tokenizers`, else by those.
+"""Batches of text to ids in flat arrays: by gigatoken where it is proven to give the ids of `tokenizers`, else by those, each
+distinct word once where that is proven too (`by_words`).
 
 The only door to gigatoken (https://github.com/marcelroed/gigatoken), which is optional. Texts come as UTF-8 bytes with
 offsets, as Arrow holds them; ids leave as int32 with offsets, so that no token is a Python object on the way.
@@ -7,6 +8,7 @@ offsets, as Arrow holds them; ids leave as int32 with offsets, so that no token 
 from __future__ import annotations
 
 import importlib.util
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from tokenizers import Tokenizer as Reference
 
+from tunesmith.text.by_words import ByWords, cuts_of
 from tunesmith.text.hard_texts import HARD
 
 Texts = tuple[np.ndarray, np.ndarray]  # uint8 [B], int64 [N+1]
@@ -49,16 +52,15 @@ class Plain:
     def encode(self, texts: Texts) -> Ids:
         data, offsets = texts
         raw, ends = data.tobytes(), offsets.tolist()
-        parts: list[np.ndarray] = []
+        parts: list[bytes] = []
         lengths = np.zeros(len(ends) - 1, np.int64)
         for first in range(0, len(ends) - 1, CHUNK):
             last = min(first + CHUNK, len(ends) - 1)
             words = [raw[ends[place] : ends[place + 1]].decode() for place in range(first, last)]
             ids = [found.ids for found in self.reference.encode_batch_fast(words, add_special_tokens=False)]
             lengths[first:last] = list(map(len, ids))
-            parts += [np.array(each, np.int32) for each in ids]
-        flat = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-        return flat, np.concatenate([[0], np.cumsum(lengths)])
+            parts += [array("i", each).tobytes() for each in ids]
+        return np.frombuffer(b"".join(parts), np.int32), np.concatenate([[0], np.cumsum(lengths)])
 
 
 class Fast:
@@ -88,17 +90,29 @@ class Fast:
 def best_encoder(reference: Reference, sample: Sequence[str] = ()) -> tuple[BatchEncoder, Proof]:
     """The fastest exact encoder for a tokenizer. sample: texts of the user's, compared besides the hard ones."""
     plain = Plain(reference)
+    texts = [*hard_texts(reference), *sample]
     if not _is_installed():
-        return plain, Proof(False, "gigatoken is not installed")
+        return by_tokenizers(plain, texts), Proof(False, "gigatoken is not installed")
     try:
         fast = Fast(reference)
-        proof = prove(plain, fast, [*hard_texts(reference), *sample])
+        proof = prove(plain, fast, texts)
     # Rust code that panics raises a BaseException of its own.
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
-        return plain, Proof(False, f"gigatoken refuses this tokenizer: {_first_line(error)}")
-    return (fast if proof.fast else plain), proof
+        proof = Proof(False, f"gigatoken refuses this tokenizer: {_first_line(error)}")
+    return (fast if proof.fast else by_tokenizers(plain, texts)), proof
+
+
+def by_tokenizers(plain: Plain, texts: Sequence[str]) -> BatchEncoder:
+    """`tokenizers` with each distinct word once, where that is proven on texts to give the same; else text by text."""
+    cuts = cuts_of(plain.reference)
+    if cuts is None:
+        return plain
+    around = [f"said, {text} then" for text in texts]
+    always = ByWords(plain.reference, cuts, plain, worth=float("inf"))
+    proof = prove(plain, always, [*texts, *around])
+    return ByWords(plain.reference, cuts, plain) if proof.fast else plain
 
 
 def prove(plain: BatchEncoder, fast: BatchEncoder, texts: Sequence[str]) -> Proof:
