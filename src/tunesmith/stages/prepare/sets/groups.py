@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from tunesmith.stages.prepare.sets.signatures import SKETCH, View
+from tunesmith.stages.prepare.sets.signatures import SKETCH, View, distinct
 from tunesmith.stages.prepare.sets.words import mixed
 
 NEIGHBOURS = 8  # rows of one band behind a row that it is compared with, besides the first ones of the band
@@ -189,9 +189,9 @@ class Sketches:
         return cls(counts, starts, offsets, values)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(uint32 values, int64 [len(rows)] how many each has) of ascending rows."""
+        """(uint32 values, int64 [len(rows) + 1] where those of each begin) of ascending rows."""
         cuts = np.searchsorted(rows, self.starts)
-        values, counts = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
+        values, counts = [np.zeros(0, np.uint32)], [np.zeros(1, np.int64)]
         for part, (first, last) in enumerate(pairwise(cuts)):
             if first < last:
                 own = rows[first:last] - self.starts[part]
@@ -199,7 +199,7 @@ class Sketches:
                 count = self.offsets[part][own + 1] - begin
                 values.append(self.values[part][ranges(begin, count)])
                 counts.append(count)
-        return np.concatenate(values), np.concatenate(counts)
+        return np.concatenate(values), np.cumsum(np.concatenate(counts))
 
 
 def ranges(begin: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -209,8 +209,9 @@ def ranges(begin: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 def _jaccard(sketches: Sketches, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-    values, counts = sketches.take(rows)
-    begins = np.cumsum(counts) - counts
+    values, offsets = sketches.take(rows)
+    values, offsets = distinct(values, offsets)
+    begins, counts = offsets[:-1], np.diff(offsets)
     keyed, cut = [], np.zeros(len(left), bool)
     for side in (places[: len(left)], places[len(left) :]):
         count = counts[side]
