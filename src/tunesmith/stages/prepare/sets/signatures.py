@@ -148,7 +148,9 @@ def signatures(part: pa.Table, spec: Recipe, boilerplate: dict[str, np.ndarray] 
         common = (boilerplate or {}).get(view.name)
         found |= _minhash(view, tokenised[view.unit], spans[view.unit][view.text], common)
         if view.text == "both":
-            found[f"{view.name}/answer"] = _sketch(*_grams(tokenised[view.unit], spans[view.unit]["answer"], view.length))
+            found[f"{view.name}/answer"] = _sketch(
+                *_grams(tokenised[view.unit], spans[view.unit]["answer"], view.length)
+            )
     return pa.table(found)
 
 

@@ -278,7 +278,7 @@ def grams(words: Words, spans: Spans, length: int) -> tuple[np.ndarray, np.ndarr
     found = np.empty(offsets[-1], np.uint64)
     # Texts of some thousand words at a time: what is made on the way stays in the processor's cache.
     cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], BLOCK))
-    for first, last in pairwise([*np.unique(cuts).tolist(), len(runs)]):
+    for first, last in pairwise(np.unique([*cuts, len(runs)]).tolist()):
         starts, ends = spans.starts[first:last], spans.ends[first:last]
         begin = starts.min()
         every = _runs(words.hashes[begin : ends.max()], length)
