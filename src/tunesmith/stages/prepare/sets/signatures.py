@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -256,27 +257,32 @@ def _without(
 # ------------------------------------------------------------------------------------------------------ boilerplate
 
 
-def boilerplate(parts: Iterable[pa.Table], spec: Recipe, num_rows: int) -> dict[str, np.ndarray]:
+def boilerplate(parts: Iterable[pa.Table], spec: Recipe, num_rows: int, threads: int = 1) -> dict[str, np.ndarray]:
     """View's name -> uint32 grams ascending that stand in so many rows that they say nothing about one.
 
     A system turn or an instruction that many rows share would else make all of them near-duplicates of each other.
     Counted once per distinct text, over the rows with the least content hashes, about 20,000: more than 2 % of these, and
-    more than 20. num_rows: good rows of all parts.
+    more than 20. num_rows: good rows of all parts. threads: parts looked at together.
     """
     views = Views.of(spec).near
     if not views:
         return {}
-    seen: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {view.name: [] for view in views}
-    for part in parts:
-        part = _sample(good(part), num_rows)
-        contents = hashing.column(part, "turns").flatten().field("content")
-        tokenised = {unit: hashing.words_of(contents, unit) for unit in {view.unit for view in views}}
-        for view in views:
-            words = tokenised[view.unit]
-            spans = hashing.texts(hashing.Turns.of(part), words)[view.text]
-            hashes, offsets = distinct(*_grams(words, spans, view.length))
-            seen[view.name].append((hashing.whole(words, spans), hashes, np.diff(offsets)))
-    return {name: _frequent(found) for name, found in seen.items()}
+    with ThreadPoolExecutor(threads) as pool:
+        seen = list(pool.map(lambda part: _sampled_grams(_sample(good(part), num_rows), views), parts))
+    return {view.name: _frequent([found[view.name] for found in seen]) for view in views}
+
+
+def _sampled_grams(part: pa.Table, views: Iterable[View]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """View's name -> of each row's text its hash uint64, its distinct grams uint32 end to end, their number."""
+    contents, turns = hashing.column(part, "turns").flatten().field("content"), hashing.Turns.of(part)
+    tokenised = {unit: hashing.words_of(contents, unit) for unit in {view.unit for view in views}}
+    found = {}
+    for view in views:
+        words = tokenised[view.unit]
+        spans = hashing.texts(turns, words)[view.text]
+        hashes, offsets = distinct(*_grams(words, spans, view.length))
+        found[view.name] = hashing.whole(words, spans), hashes, np.diff(offsets)
+    return found
 
 
 def _sample(part: pa.Table, num_rows: int) -> pa.Table:
