@@ -62,6 +62,31 @@ def test_hashes_do_not_depend_on_how_a_text_is_cut_into_chunks(monkeypatch: pyte
     assert words_of(sliced).hashes.tolist() == [word for turn in whole for word in turn]
 
 
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 13])
+def test_a_run_of_words_has_the_hash_of_its_definition_however_texts_are_cut(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(9)
+    found = words_of(pa.array([" ".join(random_text(rng, size)) for size in (3, 40, 0, 1, 16, 90)]))
+    spans = hashing.Spans(found.turns[:-1], found.turns[1:])
+    hashes = found.hashes.tolist()
+    expected, counts = [], []
+    for first, end in zip(found.turns[:-1].tolist(), found.turns[1:].tolist(), strict=True):
+        runs = range(first, end - length + 1)
+        counts.append(len(runs) or int(end > first))
+        polynomials = [
+            sum(h * hashing._ROOT ** (length - 1 - n) for n, h in enumerate(hashes[r : r + length])) for r in runs
+        ]
+        expected += hashing.mixed(np.array([value % 2**64 for value in polynomials], np.uint64)).tolist()
+        if end > first and not runs:
+            expected += hashing.whole(found, hashing.Spans(np.array([first]), np.array([end]))).tolist()
+    for block in (1, 50, 1 << 15):
+        monkeypatch.setattr(hashing, "BLOCK", block)
+        grams, offsets = hashing.grams(found, spans, length)
+        assert grams.tolist() == expected
+        assert np.diff(offsets).tolist() == counts
+
+
 def test_a_turn_longer_than_is_looked_at_costs_nothing_but_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "LONGEST", 10)
     assert words("alpha beta gamma") == words("alpha beta delta")
@@ -143,9 +168,18 @@ def test_similarity_is_exact_for_texts_that_a_sketch_holds_and_close_for_longer_
     told = [jaccard(*pair, 5) for pair in pairs]
     assert found[:3] == pytest.approx(told[:3], abs=1e-12)
     assert found[3] == pytest.approx(told[3], abs=0.08)
-    values, counts = Sketches.of(reading(signed), view.sketches[0]).take(np.array([1, 3, 7]))
-    assert counts.tolist() == [8, 56, SKETCH]
-    assert len(values) == counts.sum()
+    values, offsets = Sketches.of(reading(signed), view.sketches[0]).take(np.array([1, 3, 7]))
+    assert np.diff(offsets).tolist() == [8, 56, SKETCH]
+    assert len(values) == offsets[-1]
+
+
+@pytest.mark.parametrize("times", [3, 400])
+def test_a_run_that_a_text_repeats_counts_once(times: int) -> None:
+    chorus = "row row row your boat gently down the stream "
+    left, right = chorus * times + "merrily we go", chorus * 2 + "merrily we stay"
+    signed = sign([part([chat(left, "yes"), chat(right, "yes")])], recipe())
+    (found,) = similarities(reading(signed), Views.of(recipe()).near[0], np.array([0]), np.array([1]))
+    assert found == pytest.approx(jaccard(left, right, 5), abs=1e-12)
 
 
 def test_similarity_of_long_texts_of_unequal_length_is_not_biased() -> None:

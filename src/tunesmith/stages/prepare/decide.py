@@ -139,8 +139,11 @@ def draw_sample(rows: Rows, left: np.ndarray, count: int, longest: int = 0) -> t
 
 
 def _signatures(judged: Judged) -> Any:
+    # Opened once: rules ask for one column after another, and what nobody asks for stays in its file.
+    tables = [judged.part(number, "signatures") for number in range(len(judged.parts))]
+
     def read(names: list[str]) -> Iterator[pa.Table]:
-        return (judged.part(number, "signatures").select(names) for number in range(len(judged.parts)))
+        return (table.select(names) for table in tables)
 
     return read
 

@@ -98,7 +98,7 @@ def write_verdicts(
     if spec.data.filters.where:
         kinds = merge_kinds(kinds_of(rows.part(number, ("meta",))) for number in numbers)
     check_cleaning(spec, kinds or {})
-    common = boilerplate((rows.part(number) for number in numbers), spec, rows.num_rows)
+    common = boilerplate((rows.part(number) for number in numbers), spec, rows.num_rows, compute.workers)
     task = JudgeTask(0, str(rows.folder), str(aside), spec.model_dump_json(), kinds, common)
     known = {number: facts for number in numbers if (facts := parts.finished(aside, number)) is not None}
     kept, done = len(known), sum(facts["rows"] for facts in known.values())

@@ -32,7 +32,7 @@ from tunesmith.text.checks import MaskFacts, check_columns, check_masks, told
 from tunesmith.text.tokenizers import Tokenizer
 
 READER_VERSION = 4
-RULES_VERSION = 1  # raised when the same rows and recipe give other verdicts or signatures
+RULES_VERSION = 2  # raised when the same rows and recipe give other verdicts or signatures
 ENCODER_VERSION = 2  # raised when the same rows, tokenizer and template give other ids or spans
 MASKS_CHECKED = 32  # rows
 MOST_THREADS = 4  # that encode; tokenizers have their own besides

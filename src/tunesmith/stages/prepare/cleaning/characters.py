@@ -20,14 +20,15 @@ REPLACEMENT = (0xEF, 0xBF, 0xBD)  # U+FFFD in UTF-8
 def count_controls(texts: Texts) -> np.ndarray:
     """int64 [M]: C0 control characters but tab and line ends, DEL, and U+FFFD."""
     data_N = texts.bytes_N
-    found_N = CONTROLS[data_N]
+    # Few bytes lie in the range at all, and most of these are line ends: only they are looked up.
+    low = np.flatnonzero((data_N < 32) | (data_N == 127))
+    places = low[CONTROLS[data_N[low]]]
     if len(data_N) > 2:
         first, second, third = REPLACEMENT
         # Most texts have no U+FFFD: its second byte is looked at only where its first one is.
-        places = np.flatnonzero(data_N[:-2] == first)
-        places = places[(data_N[places + 1] == second) & (data_N[places + 2] == third)]
-        found_N[places] = True
-    places = np.flatnonzero(found_N)
+        begins = np.flatnonzero(data_N[:-2] == first)
+        begins = begins[(data_N[begins + 1] == second) & (data_N[begins + 2] == third)]
+        places = np.concatenate([places, begins])
     texts_K = np.searchsorted(texts.offsets_M, places, side="right") - 1
     inside = (texts_K >= 0) & (texts_K < len(texts.contents))
     return np.bincount(texts_K[inside], minlength=len(texts.contents))

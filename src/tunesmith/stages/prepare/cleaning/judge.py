@@ -86,13 +86,14 @@ def judge(
     _by_columns(part, filters, sheet)
     if filters.where:
         _by_expressions(part, texts, filters, sources, kinds, sheet)
-    _by_controls(texts, filters, sheet)
+    controls_M = count_controls(texts) if filters.control_characters != "off" else np.zeros(0, np.int64)
+    _by_controls(texts, controls_M, filters, sheet)
     if filters.language is not None:
         _by_language(part, texts, filters, sheet)
     _by_words(texts, spec, sheet)
     replaced = _by_finds(texts, filters, sheet)
     if filters.control_characters == "remove":
-        _remove_controls(texts, sheet, replaced)
+        _remove_controls(texts, controls_M, replaced)
     verdicts, flags, measured = sheet.verdicts(), sheet.flags(), sheet.measured()
     facts = facts_of(measured, verdicts, flags, sheet.filters)
     return Judged(_rewritten(part, texts, replaced, keys), verdicts, measured, flags, facts)
@@ -260,10 +261,10 @@ def _by_expressions(
         sheet.drop("where", f"where.{number}", ~true, details=text)
 
 
-def _by_controls(texts: Texts, filters: Filters, sheet: _Sheet) -> None:
+def _by_controls(texts: Texts, controls_M: np.ndarray, filters: Filters, sheet: _Sheet) -> None:
     if filters.control_characters == "off":
         return
-    found = texts.sum_rows(count_controls(texts)).astype(np.int64)
+    found = texts.sum_rows(controls_M).astype(np.int64)
     sheet.columns["control_characters"] = found
     counts = {place: int(found[place]) for place in np.flatnonzero(found).tolist()}
     action = {"remove": "redact"}.get(filters.control_characters, filters.control_characters)
@@ -402,9 +403,9 @@ def _add_marks(texts: Texts, filters: Filters, finds: dict[int, list[Find]]) -> 
 # ---------------------------------------------------------------------------------------------------- rewritten rows
 
 
-def _remove_controls(texts: Texts, sheet: _Sheet, replaced: dict[int, str]) -> None:
+def _remove_controls(texts: Texts, controls_M: np.ndarray, replaced: dict[int, str]) -> None:
     table = {code: None for code in np.flatnonzero(CONTROLS).tolist()} | {0xFFFD: None}
-    for place in np.flatnonzero(count_controls(texts)).tolist():
+    for place in np.flatnonzero(controls_M).tolist():
         replaced[place] = replaced.get(place, texts.contents[place].as_py()).translate(table)
 
 

@@ -16,7 +16,7 @@ CJK = np.array(
 )  # first bytes from U+3000 on
 # A polynomial hash modulo 2^64 whose base has an inverse, so that the hash of any stretch is a difference of prefix sums.
 BASE = 0x9E3779B97F4A7C15
-STRETCH = 2**21  # bytes
+STRETCH = 2**18  # bytes
 HASH_BITS = (
     40  # beside the number of the text in one integer; equal hashes of unequal n-grams of one text: 1e-8 for 100 words
 )
@@ -36,7 +36,7 @@ def repetition_of(texts: Texts, ngram: int) -> Repetition:
     """Measures every text on its own. ngram: words in an n-gram; a CJK character counts as a word."""
     offsets_M = texts.offsets_M.astype(np.int64)
     parts = []
-    # A few megabytes at a time stay in the processor's cache: twice as fast, and memory does not grow with the part.
+    # What is made of a quarter of a megabyte stays in the processor's cache: twice as fast, and memory does not grow with the part.
     for first, end in _stretches(offsets_M):
         data_N = texts.bytes_N[offsets_M[first] : offsets_M[end]]
         parts.append(_measure(data_N, offsets_M[first : end + 1] - offsets_M[first], ngram))

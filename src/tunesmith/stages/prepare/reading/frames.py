@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +18,19 @@ from daft.io import IOConfig, S3Config
 from tunesmith.errors import DataError, RecipeError
 
 
+@cache
+def _run_here() -> None:
+    """What is asked of Daft is about one part or one file: the process that asks does it, a task on Ray too.
+
+    Left to choose, Daft imports ray to look for a cluster, a third of a second in every worker.
+    """
+    with contextlib.suppress(daft.exceptions.DaftCoreException):  # chosen before, by the program that calls us
+        daft.set_runner_native()
+
+
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a Parquet file as dicts, in order. Raises DataError DAT-006 naming the file."""
+    _run_here()
     try:
         yield from daft.read_parquet(str(path)).iter_rows()
     except (OSError, ValueError, daft.exceptions.DaftCoreException) as error:
@@ -32,6 +45,7 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 def objects_at(url: str) -> list[tuple[str, int]]:
     """(URL, bytes) of the objects of a store (s3://, gs://, az://) or web server that a path or glob names."""
+    _run_here()
     found = daft.from_glob_path(url, io_config=_stores()).to_pydict()
     return sorted(zip(found["path"], found["size"], strict=True))
 
@@ -69,6 +83,7 @@ def true_rows(table: pa.Table, expressions: Sequence[str], known: Sequence[str] 
     known: the columns that could be named, for the message.
     Raises RecipeError DAT-060 naming the expression that cannot be asked.
     """
+    _run_here()
     frame = daft.from_arrow(table)
     names = [f"expression {number}" for number in range(len(expressions))]
     asked = []

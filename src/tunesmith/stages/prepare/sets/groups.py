@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from tunesmith.stages.prepare.sets.signatures import SKETCH, View
+from tunesmith.stages.prepare.sets.signatures import SKETCH, View, distinct
 from tunesmith.stages.prepare.sets.words import mixed
 
 NEIGHBOURS = 8  # rows of one band behind a row that it is compared with, besides the first ones of the band
@@ -131,12 +131,13 @@ def _column(parts: Parts, name: str, num_rows: int) -> tuple[np.ndarray, np.ndar
 
 def _share(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Pairs that share a value, as left * N + right, each once and ascending."""
-    order = rows[np.argsort(values[rows], kind="stable")]
-    same = values[order][1:] == values[order][:-1]
-    shared = np.append(same, False) | np.insert(same, 0, False) if len(order) else np.zeros(0, bool)
-    order = order[shared]
-    if not len(order):
+    # Most values stand alone: a plain sort finds the others, and only their rows are put in order.
+    ordered = np.sort(values[rows])
+    several = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(several):
         return np.zeros(0, np.int64)
+    rows = rows[np.isin(values[rows], several)]
+    order = rows[np.argsort(values[rows], kind="stable")]
     ordered = values[order]
     fresh = np.insert(ordered[1:] != ordered[:-1], 0, True)
     firsts = order[fresh][np.cumsum(fresh) - 1]
@@ -188,34 +189,35 @@ class Sketches:
         return cls(counts, starts, offsets, values)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(uint32 values, int64 [len(rows)] how many each has) of ascending rows."""
+        """(uint32 values, int64 [len(rows) + 1] where those of each begin) of ascending rows."""
         cuts = np.searchsorted(rows, self.starts)
-        values, counts = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
+        values, counts = [np.zeros(0, np.uint32)], [np.zeros(1, np.int64)]
         for part, (first, last) in enumerate(pairwise(cuts)):
             if first < last:
                 own = rows[first:last] - self.starts[part]
                 begin = self.offsets[part][own].astype(np.int64)
                 count = self.offsets[part][own + 1] - begin
-                values.append(self.values[part][_ranges(begin, count)])
+                values.append(self.values[part][ranges(begin, count)])
                 counts.append(count)
-        return np.concatenate(values), np.concatenate(counts)
+        return np.concatenate(values), np.cumsum(np.concatenate(counts))
 
 
-def _ranges(begin: np.ndarray, count: np.ndarray) -> np.ndarray:
+def ranges(begin: np.ndarray, count: np.ndarray) -> np.ndarray:
     """begin[n], begin[n] + 1 .. of each n, count[n] of them, one after the other."""
     return np.arange(count.sum()) + np.repeat(begin - (np.cumsum(count) - count), count)
 
 
 def _jaccard(sketches: Sketches, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-    values, counts = sketches.take(rows)
-    begins = np.cumsum(counts) - counts
+    values, offsets = sketches.take(rows)
+    values, offsets = distinct(values, offsets)
+    begins, counts = offsets[:-1], np.diff(offsets)
     keyed, cut = [], np.zeros(len(left), bool)
     for side in (places[: len(left)], places[len(left) :]):
         count = counts[side]
         cut |= count >= SKETCH
         owner = np.repeat(np.arange(len(left), dtype=np.uint64), count)
-        keyed.append((owner << np.uint64(32)) | values[_ranges(begins[side], count)])
+        keyed.append((owner << np.uint64(32)) | values[ranges(begins[side], count)])
     merged = np.sort(np.concatenate(keyed))
     if not len(merged):  # texts without a word
         return np.ones(len(left))
@@ -239,11 +241,11 @@ def columns(parts: Parts, names: list[str]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([table.column(name).to_numpy() for table in tables]) for name in names}
 
 
-def lists(parts: Parts, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Part by part: (int64 rows over all parts, one for each value, and uint64 values) of a list column."""
+def lists(parts: Parts, name: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Part by part of a list column: (the part's first row, int64 offsets of its rows in the values, uint64 values)."""
     done = 0
     for table in parts([name]):
         for chunk in table.column(name).chunks:
-            counts = np.diff(chunk.offsets.to_numpy())
-            yield np.repeat(np.arange(done, done + len(chunk)), counts), chunk.flatten().to_numpy()
+            offsets = chunk.offsets.to_numpy().astype(np.int64)
+            yield done, offsets - offsets[0], chunk.flatten().to_numpy()
             done += len(chunk)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.stages.prepare.sets.groups import Pairs, Parts, alike, components, first_equals, lists
+from tunesmith.stages.prepare.sets.groups import Pairs, Parts, alike, components, first_equals, lists, ranges
 from tunesmith.stages.prepare.sets.signatures import BOILERPLATE_ROWS, BOILERPLATE_SHARE, View
 
 HEAD_BITS = 22
@@ -132,10 +132,12 @@ def overlaps(parts: Parts, inner: np.ndarray, outer: np.ndarray, asked: np.ndarr
     may_be = np.zeros(1 << HEAD_BITS, bool)
     may_be[values >> HEAD] = True
     found = [np.zeros((3, 0))]
-    for rows, grams in lists(parts, "overlap"):
+    for first, offsets, grams in lists(parts, "overlap"):
         # Part by part: of a row all runs are in one.
-        here = inner[rows] & may_be[grams >> HEAD]
-        found.append(_cover(rows[here], grams[here], (values, starts, counts), owner, totals, share))
+        here = np.flatnonzero(may_be[grams >> HEAD])
+        rows = first + np.searchsorted(offsets, here, side="right") - 1
+        here, rows = here[inner[rows]], rows[inner[rows]]
+        found.append(_cover(rows, grams[here], (values, starts, counts), owner, totals, share))
     rows, twins, covered = np.concatenate(found, axis=1)
     ways = np.full(len(rows), WAYS.index("overlap"))
     return Leaks(rows.astype(np.int64), twins.astype(np.int64), ways, covered)
@@ -144,12 +146,12 @@ def overlaps(parts: Parts, inner: np.ndarray, outer: np.ndarray, asked: np.ndarr
 def _held(parts: Parts, outer: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(uint64 grams ascending, int64 held-out row of each, int64 [N] how many each row has), each pair once."""
     grams, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for rows, values in lists(parts, "overlap"):
-        begins = np.insert(rows[1:] != rows[:-1], 0, True)[: len(rows)]
-        place = np.arange(len(rows)) - np.flatnonzero(begins)[np.cumsum(begins) - 1] if len(rows) else rows
-        held = outer[rows] & (place < asked[rows])
-        grams.append(values[held])
-        owners.append(rows[held])
+    for first, offsets, values in lists(parts, "overlap"):
+        place = np.flatnonzero(outer[first : first + len(offsets) - 1])
+        rows = first + place
+        count = np.minimum(np.diff(offsets)[place], asked[rows])
+        grams.append(values[ranges(offsets[place], count)])
+        owners.append(np.repeat(rows, count))
     gram, owner = np.concatenate(grams), np.concatenate(owners)
     order = np.lexsort((owner, gram))
     gram, owner = gram[order], owner[order]

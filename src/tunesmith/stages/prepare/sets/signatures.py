@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,9 +25,7 @@ from tunesmith.stages.prepare.sets import words as hashing
 from tunesmith.stages.prepare.sets.words import Spans, Words, mixed
 
 PERMUTATIONS = 128
-SKETCH = (
-    1024  # least gram hashes kept: similarity is exact where a row has no more, else its deviation is at most 0.016
-)
+SKETCH = 1024  # least gram hashes kept: similarity is exact where a row has fewer, else its deviation is at most 0.016
 RECALL = 0.995  # of pairs exactly at the threshold, those that share a band
 SORTED = 1 << 15  # grams sorted at a time
 BLOCK = 1024  # rows whose grams stay in the processor's cache while they are permuted
@@ -118,7 +117,7 @@ def signatures(part: pa.Table, spec: Recipe, boilerplate: dict[str, np.ndarray] 
     | prompt_words uint64 (of the words of what is asked; 0 without words) | answer uint64 (of the answer with its
     punctuation; 0 without one) | where asked stratum int64, overlap list<uint64> with overlap_prompt int64 (how many of
     these lie in what is asked)
-    | for each View NAME: NAME/band00.. int64 (null without a text), NAME/sketch list<uint32> (ascending; of `both` NAME/answer too).
+    | for each View NAME: NAME/band00.. int64 (null without a text), NAME/sketch list<uint32> (see _sketch; of `both` NAME/answer too).
     """
     part = good(part)
     views = Views.of(spec)
@@ -151,7 +150,7 @@ def signatures(part: pa.Table, spec: Recipe, boilerplate: dict[str, np.ndarray] 
         found |= _minhash(view, tokenised[view.unit], spans[view.unit][view.text], common)
         if view.text == "both":
             found[f"{view.name}/answer"] = _sketch(
-                *distinct_grams(tokenised[view.unit], spans[view.unit]["answer"], view.length)
+                *_grams(tokenised[view.unit], spans[view.unit]["answer"], view.length)
             )
     return pa.table(found)
 
@@ -167,7 +166,9 @@ def good(part: pa.Table) -> pa.Table:
 
 
 def _minhash(view: View, words: Words, spans: Spans, boilerplate: np.ndarray | None) -> dict[str, pa.Array]:
-    hashes, offsets = distinct_grams(words, spans, view.length, boilerplate)
+    hashes, offsets = _grams(words, spans, view.length)
+    if boilerplate is not None and len(boilerplate) and len(hashes):
+        hashes, offsets = _without(hashes, offsets, boilerplate, words, spans)
     count = np.diff(offsets)
     filled = np.flatnonzero(count)
     starts = np.append(offsets[filled], offsets[-1])
@@ -187,12 +188,21 @@ def _minhash(view: View, words: Words, spans: Spans, boilerplate: np.ndarray | N
 
 
 def _sketch(hashes: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
-    """The SKETCH least grams of each row."""
+    """Of a row with fewer than SKETCH grams all as they stand, repeated ones too: few rows are ever compared, and those are put
+    in order then. Of others the SKETCH least, once each, ascending."""
     count = np.diff(offsets)
-    kept = np.arange(len(hashes)) - np.repeat(offsets[:-1], count) < SKETCH
-    cut = np.zeros(len(offsets), np.int64)
-    np.cumsum(np.minimum(count, SKETCH), out=cut[1:])
-    return _lists(hashes[kept], cut)
+    many = count >= SKETCH
+    if not many.any():
+        return _lists(hashes, offsets)
+    inside = np.repeat(many, count)
+    sorted_once, cuts = distinct(hashes[inside], np.append(0, np.cumsum(count[many])))
+    sizes = np.diff(cuts)
+    least = sorted_once[np.arange(len(sorted_once)) - np.repeat(cuts[:-1], sizes) < SKETCH]
+    count[many] = np.minimum(sizes, SKETCH)
+    kept = np.empty(count.sum(), np.uint32)
+    inside_kept = np.repeat(many, count)
+    kept[inside_kept], kept[~inside_kept] = least, hashes[~inside]
+    return _lists(kept, np.append(0, np.cumsum(count)))
 
 
 def permute(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -212,64 +222,67 @@ def permute(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return out
 
 
-def distinct_grams(
-    words: Words, spans: Spans, length: int, boilerplate: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """(uint32 [G] distinct grams of each text ascending, int64 [N+1] where those of each begin).
-
-    What is boilerplate is left out; a text of nothing else is compared as a whole.
-    """
+def _grams(words: Words, spans: Spans, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(uint32 [G] grams of each text, int64 [N+1] where those of each begin)."""
     hashes, offsets = hashing.grams(words, spans, length)
+    return (hashes >> np.uint64(32)).astype(np.uint32), offsets
+
+
+def distinct(hashes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The grams of each text once, ascending. hashes: uint32 [G]; offsets: int64 [N+1]."""
     count = np.diff(offsets)
-    keyed = (np.repeat(np.arange(len(count), dtype=np.uint64), count) << np.uint64(32)) | (hashes >> np.uint64(32))
+    keyed = (np.repeat(np.arange(len(count), dtype=np.uint64), count) << np.uint64(32)) | hashes
     cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], SORTED))
     for first, last in pairwise([*offsets[cuts].tolist(), int(offsets[-1])]):
         keyed[first:last].sort()  # rows stay in order: a block holds whole ones
     fresh = np.ones(len(keyed), bool)
     fresh[1:] = keyed[1:] != keyed[:-1]
-    keyed = keyed[fresh]
-    if boilerplate is not None and len(boilerplate) and len(keyed):
-        keyed = _without(keyed, boilerplate, words, spans)
-    owners = (keyed >> np.uint64(32)).astype(np.int64)
-    return keyed.astype(np.uint32), np.searchsorted(owners, np.arange(len(count) + 1))
+    return keyed[fresh].astype(np.uint32), np.append(0, np.cumsum(fresh))[offsets]
 
 
-def _without(keyed: np.ndarray, boilerplate: np.ndarray, words: Words, spans: Spans) -> np.ndarray:
-    values = keyed.astype(np.uint32)
-    places = np.minimum(np.searchsorted(boilerplate, values), len(boilerplate) - 1)
-    own = boilerplate[places] != values
-    has_own = np.zeros(len(spans.starts), bool)
-    has_own[(keyed[own] >> np.uint64(32)).astype(np.int64)] = True
-    bare = np.flatnonzero(~has_own & (spans.ends > spans.starts))
-    if not len(bare):
-        return keyed[own]
+def _without(
+    hashes: np.ndarray, offsets: np.ndarray, boilerplate: np.ndarray, words: Words, spans: Spans
+) -> tuple[np.ndarray, np.ndarray]:
+    """The grams without boilerplate; a text of nothing else is compared as a whole."""
+    places = np.minimum(np.searchsorted(boilerplate, hashes), len(boilerplate) - 1)
+    own = boilerplate[places] != hashes
+    hashes, offsets = hashes[own], np.append(0, np.cumsum(own))[offsets]
+    is_bare = (np.diff(offsets) == 0) & (spans.ends > spans.starts)
+    bare = np.flatnonzero(is_bare)
     alone = hashing.whole(words, Spans(spans.starts[bare], spans.ends[bare])) >> np.uint64(32)
-    return np.sort(np.concatenate([keyed[own], (bare.astype(np.uint64) << np.uint64(32)) | alone]))
+    whole = np.insert(hashes, offsets[bare], alone.astype(np.uint32))
+    return whole, offsets + np.append(0, np.cumsum(is_bare))
 
 
 # ------------------------------------------------------------------------------------------------------ boilerplate
 
 
-def boilerplate(parts: Iterable[pa.Table], spec: Recipe, num_rows: int) -> dict[str, np.ndarray]:
+def boilerplate(parts: Iterable[pa.Table], spec: Recipe, num_rows: int, threads: int = 1) -> dict[str, np.ndarray]:
     """View's name -> uint32 grams ascending that stand in so many rows that they say nothing about one.
 
     A system turn or an instruction that many rows share would else make all of them near-duplicates of each other.
     Counted once per distinct text, over the rows with the least content hashes, about 20,000: more than 2 % of these, and
-    more than 20. num_rows: good rows of all parts.
+    more than 20. num_rows: good rows of all parts. threads: parts looked at together.
     """
     views = Views.of(spec).near
     if not views:
         return {}
-    seen: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {view.name: [] for view in views}
-    for part in parts:
-        part = _sample(good(part), num_rows)
-        contents = hashing.column(part, "turns").flatten().field("content")
-        for view in views:
-            words = hashing.words_of(contents, view.unit)
-            spans = hashing.texts(hashing.Turns.of(part), words)[view.text]
-            hashes, offsets = distinct_grams(words, spans, view.length)
-            seen[view.name].append((hashing.whole(words, spans), hashes, np.diff(offsets)))
-    return {name: _frequent(found) for name, found in seen.items()}
+    with ThreadPoolExecutor(threads) as pool:
+        seen = list(pool.map(lambda part: _sampled_grams(_sample(good(part), num_rows), views), parts))
+    return {view.name: _frequent([found[view.name] for found in seen]) for view in views}
+
+
+def _sampled_grams(part: pa.Table, views: Iterable[View]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """View's name -> of each row's text its hash uint64, its distinct grams uint32 end to end, their number."""
+    contents, turns = hashing.column(part, "turns").flatten().field("content"), hashing.Turns.of(part)
+    tokenised = {unit: hashing.words_of(contents, unit) for unit in {view.unit for view in views}}
+    found = {}
+    for view in views:
+        words = tokenised[view.unit]
+        spans = hashing.texts(turns, words)[view.text]
+        hashes, offsets = distinct(*_grams(words, spans, view.length))
+        found[view.name] = hashing.whole(words, spans), hashes, np.diff(offsets)
+    return found
 
 
 def _sample(part: pa.Table, num_rows: int) -> pa.Table:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+BLOCK = 1 << 15  # words whose runs are hashed at a time
 CHUNK = 1 << 20  # bytes hashed at a time: the working arrays take eight times as much and stay near the processor
 LONGEST = 1 << 22  # bytes of a turn that are looked at
 TEXT, ASSISTANT = 4, 2  # roles of a turn, see layout
@@ -51,6 +54,14 @@ class Words:
     hashes: np.ndarray
     turns: np.ndarray
     contents: np.ndarray
+
+    @cached_property
+    def sums(self) -> np.ndarray:
+        """uint64 [W + 1]: up to each word the sum of hashes times powers, whose differences are hashes of stretches."""
+        powers, _ = _powers(len(self.hashes) + 1)
+        sums = np.zeros(len(self.hashes) + 1, np.uint64)
+        np.cumsum(self.hashes * powers[: len(self.hashes)], out=sums[1:])
+        return sums
 
 
 def words_of(contents: pa.StringArray, unit: str = "words") -> Words:
@@ -247,10 +258,8 @@ def _last_answers(roles: np.ndarray, first: np.ndarray, end: np.ndarray) -> np.n
 
 def whole(words: Words, spans: Spans) -> np.ndarray:
     """uint64 [N] of all words of each text in order; 0 where it has none."""
-    powers, inverses = _powers(len(words.hashes) + 1)
-    sums = np.zeros(len(words.hashes) + 1, np.uint64)
-    np.cumsum(words.hashes * powers[: len(words.hashes)], out=sums[1:])
-    found = (sums[spans.ends] - sums[spans.starts]) * inverses[spans.starts]
+    _, inverses = _powers(len(words.hashes) + 1)
+    found = (words.sums[spans.ends] - words.sums[spans.starts]) * inverses[spans.starts]
     found = mixed(found + (spans.ends - spans.starts).astype(np.uint64) * _ODD)
     return np.where(spans.ends > spans.starts, np.maximum(found, np.uint64(1)), np.uint64(0))
 
@@ -266,13 +275,36 @@ def grams(words: Words, spans: Spans, length: int) -> tuple[np.ndarray, np.ndarr
     np.cumsum(runs, out=offsets[1:])
     if not offsets[-1]:
         return np.zeros(0, np.uint64), offsets
-    padded = np.concatenate([words.hashes, np.zeros(length, np.uint64)])
-    every = padded[: len(words.hashes)].copy()
-    for step in range(1, length):
-        every *= np.uint64(_ROOT)
-        every += padded[step : step + len(words.hashes)]
-    places = np.arange(offsets[-1]) + np.repeat(spans.starts - offsets[:-1], runs)
-    found = mixed(every[places])
+    found = np.empty(offsets[-1], np.uint64)
+    # Texts of some thousand words at a time: what is made on the way stays in the processor's cache.
+    cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], BLOCK))
+    for first, last in pairwise(np.unique([*cuts, len(runs)]).tolist()):
+        starts, ends = spans.starts[first:last], spans.ends[first:last]
+        begin = starts.min()
+        every = _runs(words.hashes[begin : ends.max()], length)
+        own = offsets[first:last]
+        places = np.arange(own[0], offsets[last]) + np.repeat(starts - begin - own, runs[first:last])
+        found[own[0] : offsets[last]] = mixed(every[places])
     short = np.flatnonzero((count > 0) & (count < length))
     found[offsets[short]] = whole(words, Spans(spans.starts[short], spans.ends[short]))
     return found, offsets
+
+
+def _runs(hashes: np.ndarray, length: int) -> np.ndarray:
+    """uint64 [W]: of each word a hash of itself and the next length - 1, as if the last were followed by zeros.
+
+    h[n] R^(length-1) + h[n+1] R^(length-2) + ... + h[n+length-1] modulo 2**64, by doubling.
+    """
+    num_words = len(hashes)
+    power = np.concatenate([hashes, np.zeros(length, np.uint64)])  # runs of `size` words
+    size, done, found = 1, 0, np.zeros(num_words, np.uint64)
+    while True:
+        if length & size:  # behind the runs of `done` words come those of `size`
+            found *= np.uint64(pow(_ROOT, size, 2**64))
+            found += power[done : done + num_words]
+            done += size
+        if done == length:
+            return found
+        longer = power * np.uint64(pow(_ROOT, size, 2**64))
+        longer[:-size] += power[size:]
+        power, size = longer, 2 * size
