@@ -27,6 +27,7 @@ from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.tokenizers import load_tokenizer
 
 SCHEMA = 1
+PROVEN_ON = 8192  # rows that a sample is drawn from
 BATCH_BYTES = 16 * 2**20  # of rows that are encoded at once: all of a part of JSON lines
 PART = pa.schema(
     [
@@ -120,6 +121,13 @@ def encoder_of(base: str, revision: str | None, template: str, learn: Any) -> En
     return Encoder(load_tokenizer(hub.resolve(base, revision, weights=False), template), learn)
 
 
+def prove(encoder: Encoder, rows: Rows, number: int = 0) -> Encoder:
+    """The encoder, its tokenizer settled by the first rows of a part, unless it was before."""
+    if encoder.proof is None and rows.parts:
+        encoder.prove(turns_of(rows.part(number, ("turns", "extra")).slice(0, PROVEN_ON)).contents)
+    return encoder
+
+
 def write_tokens(
     rows: Rows, task: EncodeTask, folder: Path, compute: Compute, on_rows: Callable[[int], None]
 ) -> dict[str, Any]:
@@ -133,10 +141,8 @@ def write_tokens(
     kept, done = len(known), sum(facts["rows"] for facts in known.values())
     left = [replace(task, number=number) for number in range(len(rows.parts)) if number not in known]
     encoded = 0
-    if left and compute.cluster is None:  # the proof once, before threads share it
-        table = rows.part(left[0].number, ("turns", "extra"))
-        first = turns_of(next(_batches(table), table))
-        encoder_of(task.base, task.revision, task.template, task.learn).prove(first.contents)
+    if left and compute.cluster is None:  # before threads share it
+        prove(encoder_of(task.base, task.revision, task.template, task.learn), rows, left[0].number)
     for place, facts in compute.spread(encode_part, left):
         known[left[place].number] = facts
         encoded += facts["encoded"]
