@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Reference
 from transformers import PreTrainedTokenizerFast
 
 from tunesmith.stages.prepare.encoding import encoder as encoders
-from tunesmith.stages.prepare.encoding.contents import edges
+from tunesmith.stages.prepare.encoding.contents import edges, holding
 from tunesmith.stages.prepare.encoding.encoder import (
     CONTROL_IN_TEXT,
     JOINED_DIFFERS,
@@ -385,3 +385,12 @@ def test_edges_are_whole_characters() -> None:
     first, last = edges(pa.array(["skipped", *texts], pa.large_utf8()).slice(1))
     assert first.tolist() == [ord(text[0]) if text else -1 for text in texts]
     assert last.tolist() == [ord(text[-1]) if text else -1 for text in texts]
+
+
+def test_a_stem_is_found_in_the_texts_that_hold_it_and_in_slices_of_them() -> None:
+    texts = pa.array(["", "a<|b", "<", "|b", "ends <|", "é<|", "none", "<<|"], pa.large_utf8())
+    found = holding(texts, "<|").tolist()
+    assert set(found) >= {1, 4, 5, 7}
+    assert set(found) <= {1, 2, 4, 5, 7}, "beside them only what ends within the stem"
+    assert holding(texts.slice(5), "<|").tolist() == [0, 2]
+    assert holding(texts.slice(6, 1), "<|").tolist() == holding(texts.slice(0, 0), "é").tolist() == []

@@ -68,11 +68,11 @@ class DatasetWriter:
         bounds = np.array([span[:2] for span in spans], np.int32).reshape(-1, 2)
         weights = np.array([span[2] for span in spans], np.float32)
         one = np.array([row]), np.array([SPLITS.index(split)])
-        self.add_many(tokens, np.array([len(tokens)]), bounds, np.array([len(bounds)]), weights, *one)
+        self.add_many([tokens], np.array([len(tokens)]), bounds, np.array([len(bounds)]), weights, *one)
 
     def add_many(
         self,
-        tokens: np.ndarray,
+        tokens: Iterable[np.ndarray],
         lengths: np.ndarray,
         spans: np.ndarray,
         num_spans: np.ndarray,
@@ -82,8 +82,8 @@ class DatasetWriter:
     ) -> None:
         """Adds N examples of one sequence each.
 
-        tokens: int32 [sum of lengths], end to end. lengths: int [N], all >= 1. spans: int32 [K, 2], start:end inside their
-        sequence. num_spans: int [N], how many of them each example has. weights: float32 [K]. rows: int64 [N]. splits: [N],
+        tokens: int32, together [sum of lengths], end to end. lengths: int [N], all >= 1. spans: int32 [K, 2], start:end inside
+        their sequence. num_spans: int [N], how many of them each example has. weights: float32 [K]. rows: int64 [N]. splits: [N],
         places in SPLITS.
         """
         import numpy as np
@@ -96,7 +96,8 @@ class DatasetWriter:
             place = int(np.argmin(inside))
             (start, end), example = spans[place], of[place]
             raise AssertionError(f"row {rows[example]}: span {start}:{end} of {lengths[example]} tokens")
-        self._tokens.write(np.ascontiguousarray(tokens, dtype=np.int32).data)
+        for stretch in tokens:
+            self._tokens.write(np.ascontiguousarray(stretch, dtype=np.int32).data)
         self._spans.frombytes(np.ascontiguousarray(spans, dtype=np.int32).tobytes())
         self._span_weights.frombytes(np.ascontiguousarray(weights, dtype=np.float32).tobytes())
         for column, counts in ((self._sequences, lengths), (self._span_offsets, num_spans)):

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from tunesmith.runs import durable
 SCHEMA = 1
 MANIFEST = "manifest.json"
 KINDS = ("Rows", "Verdicts", "Tokens", "Dataset", "Checkpoint", "Adapter", "Model", "Evaluation", "Parity")
+FILES_AT_ONCE = 8  # flushed or hashed
 CHEAP_BYTES = 64 * 1024**2  # hashing this much takes under a tenth of a second
 
 Verification = Literal["size", "cheap", "hash"]
@@ -127,7 +127,7 @@ class Store:
 
 
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of each file, by its path inside the folder. Reading them is also the reading back."""
+    """Flushes each file; its size and hash by its path inside the folder. Reading them is also the reading back."""
     paths = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -139,9 +139,12 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
             )
         if path.is_file() and path != folder / MANIFEST:
             paths.append(path)
-    # Hashing gives the interpreter free, so that threads share the cores.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    # Both leave the interpreter free: one file is hashed while the disk takes another. Publishing then finds them flushed.
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        flushed = [pool.submit(durable.flush_file, path) for path in paths]
         hashes = list(pool.map(durable.hash_file, paths))
+    for done in flushed:
+        done.result()
     return {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256}
         for path, sha256 in zip(paths, hashes, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,22 @@ def assemble(
         for number in range(len(rows.parts))
     ]
     refuse_nothing_left(selection)
-    writer = DatasetWriter(folder)
-    samples: list[dict[str, Any]] = []
-    for number, pieces in enumerate(judged):
-        part = tokens.part(number)
-        _gather(spec, part, pieces, rows.parts[number]["base"], selection, writer)
-        samples += _samples(rows, number, part, selection, encoder.tokenizer, SAMPLES - len(samples))
-    statistics = {**statistics_of(spec, rows, selection, sizes), "encoding": told}
-    writer.close(
-        items=held_out_items(spec, rows, tokens, selection, encoder.tokenizer),
-        samples=samples,
-        statistics=statistics,
-    )
-    write_ledger(folder / "ledger.parquet", rows, selection, sizes)
+    # Writing compressed columns leaves the interpreter free, and so does writing ids.
+    with ThreadPoolExecutor(1) as aside:
+        ledger = aside.submit(write_ledger, folder / "ledger.parquet", rows, selection, sizes)
+        writer = DatasetWriter(folder)
+        samples: list[dict[str, Any]] = []
+        for number, pieces in enumerate(judged):
+            part = tokens.part(number)
+            _gather(spec, part, pieces, rows.parts[number]["base"], selection, writer)
+            samples += _samples(rows, number, part, selection, encoder.tokenizer, SAMPLES - len(samples))
+        statistics = {**statistics_of(spec, rows, selection, sizes), "encoding": told}
+        writer.close(
+            items=held_out_items(spec, rows, tokens, selection, encoder.tokenizer),
+            samples=samples,
+            statistics=statistics,
+        )
+        ledger.result()
     return statistics
 
 
@@ -94,14 +98,13 @@ def _gather(
     writer.add_many(ids, lengths, spans, num_spans, weights[inside], base + places, selection.splits[here][places])
 
 
-def _pick(part: PartTokens, sequences: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The first `lengths` ids of each sequence, end to end. Whole neighbours are taken together: most rows of most sets are used."""
-    breaks = np.flatnonzero(np.diff(sequences) != 1) + 1
-    if len(breaks) > len(sequences) // 4 or np.any(lengths != part.lengths[sequences]):
-        return part.ids[_ranges(part.offsets[sequences], lengths)]
-    firsts, lasts = sequences[np.append(0, breaks)], sequences[np.append(breaks, len(sequences)) - 1]
-    runs = [part.ids[start:end] for start, end in zip(part.offsets[firsts], part.offsets[lasts + 1], strict=True)]
-    return runs[0] if len(runs) == 1 else np.concatenate(runs)
+def _pick(part: PartTokens, sequences: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """The first `lengths` ids of each sequence, in stretches: of whole neighbours one, without a copy, as most rows of most
+    sets are used."""
+    ends = part.offsets[sequences] + lengths
+    breaks = np.flatnonzero((np.diff(sequences) != 1) | (ends[:-1] != part.offsets[sequences[:-1] + 1])) + 1
+    firsts, lasts = part.offsets[sequences[np.append(0, breaks)]], ends[np.append(breaks, len(sequences)) - 1]
+    return [part.ids[start:end] for start, end in zip(firsts.tolist(), lasts.tolist(), strict=True)]
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tunesmith.errors import QuestionError
 from tunesmith.recipe import Recipe
@@ -23,6 +22,8 @@ from tunesmith.stages.prepare.rows import Rows
 from tunesmith.stages.prepare.sets.against import watched_parts
 from tunesmith.stages.prepare.sets.mixture import mix
 from tunesmith.stages.prepare.sets.select import Watched, question, select
+from tunesmith.stages.prepare.sets.signatures import halves
+from tunesmith.stages.prepare.sets.words import column
 
 
 @dataclass
@@ -131,11 +132,21 @@ def place_in(rows: Rows, row: int) -> str:
 
 def draw_sample(rows: Rows, left: np.ndarray, count: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(rows with the least content hashes, the longest rows) of those in `left`; ascending. The same rows each time."""
-    table = rows.columns("key", "characters").take(pa.array(left))
-    heads = pc.binary_slice(table["key"].cast(pa.binary()), 0, 8)
-    least = pc.sort_indices(heads).to_numpy()[:count]
-    by_length = np.argsort(-table["characters"].to_numpy(), kind="stable")[:longest]
+    table = rows.columns("key", "characters")
+    if len(left) < table.num_rows:
+        table = table.take(pa.array(left))
+    least = _least(halves(column(table, "key"))[0], count)
+    by_length = np.argsort(-table["characters"].to_numpy(), kind="stable")[:longest] if longest else []
     return np.sort(left[least]), np.sort(left[by_length])
+
+
+def _least(values: np.ndarray, count: int) -> np.ndarray:
+    """Places of the least ones; of equals the first."""
+    if count >= len(values):
+        return np.arange(len(values))
+    bound = np.partition(values, count)[count]
+    near = np.flatnonzero(values <= bound)
+    return near[np.argsort(values[near], kind="stable")[:count]]
 
 
 def _signatures(judged: Judged) -> Any:

@@ -431,14 +431,24 @@ class Rows:
             first, end = np.searchsorted(chosen, (facts["base"], facts["base"] + facts["rows"]))
             if first < end:
                 table = self.part(number, ("turns", "extra", "meta"))
-                taken = table.take(pa.array(chosen[first:end] - facts["base"]))
-                for row, line in zip(chosen[first:end].tolist(), taken.to_pylist(), strict=True):
-                    yield row, _example(line)
+                yield from zip(
+                    chosen[first:end].tolist(), _examples(table, chosen[first:end] - facts["base"]), strict=True
+                )
 
     @cached_property
     def splits(self) -> list[str]:
         """What each source says of its rows: auto, train, validation, test."""
         return [source["split"] for source in self.sources]
+
+
+def _examples(table: pa.Table, places: np.ndarray) -> Iterator[Example]:
+    """places: ascending. Batch by batch: to take from all at once would lay them together before."""
+    base = 0
+    for batch in table.to_batches():
+        first, end = np.searchsorted(places, (base, base + batch.num_rows))
+        if first < end:
+            yield from map(_example, batch.take(pa.array(places[first:end] - base)).to_pylist())
+        base += batch.num_rows
 
 
 def _example(line: dict[str, Any]) -> Example:

@@ -20,7 +20,7 @@ from tunesmith.stages.prepare.assemble import assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code, refused_rows
 from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in
 from tunesmith.stages.prepare.encoding.encoder import Encoder
-from tunesmith.stages.prepare.encoding.tokens import EncodeTask, Tokens, encoder_of, write_tokens
+from tunesmith.stages.prepare.encoding.tokens import EncodeTask, Tokens, encoder_of, prove, write_tokens
 from tunesmith.stages.prepare.externals import pii_model_hash, source_files, source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
@@ -64,11 +64,12 @@ def _prepare(
     rows_artifact = _rows(spec, run, compute)
     rows = Rows(rows_artifact.path)
     _judge_bad_rows(spec, run, rows)
+    proving = aside.submit(lambda read: prove(loading.result(), read), rows)  # while rows are judged
     verdicts_artifact = _verdicts(spec, run, compute, rows_artifact, rows)
     judged = Judged(verdicts_artifact.path)
     rows = Rows(rows_artifact.path, judged.folder if judged.rewritten else None)
 
-    encoder = loading.result()
+    encoder = proving.result()
     selection = decide(spec, rows, judged, _scores(spec, run, rows, judged, encoder.tokenizer))
     ask(selection)
     _leave_if_asked(run, "before tokenising")

@@ -97,6 +97,21 @@ def put(texts: pa.Array, places: np.ndarray, values: list[str]) -> pa.Array:
     return pc.replace_with_mask(texts, pa.array(mask), pa.array(values, texts.type))
 
 
+def holding(texts: pa.Array, stem: str) -> np.ndarray:
+    """Places, ascending, of the texts that hold a stem of a few letters, and maybe of some that end within it: int64.
+
+    One look through all their bytes, where a search text by text costs ten times as much.
+    """
+    data, offsets = buffers(texts)
+    data = data[offsets[0] : offsets[-1]]
+    letters = stem.encode()
+    at = np.flatnonzero(data == letters[0])
+    for step, letter in enumerate(letters[1:], 1):
+        at = at[at < len(data) - step]
+        at = at[data[at + step] == letter]
+    return np.unique(np.searchsorted(offsets, at + offsets[0], "right") - 1)
+
+
 def buffers(texts: pa.Array) -> Texts:
     """(UTF-8 bytes, offsets) of large_utf8 without a copy."""
     _, offsets, data = texts.buffers()

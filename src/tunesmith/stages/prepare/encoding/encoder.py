@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tunesmith.stages.prepare.encoding.contents import Contents, buffers, put
+from tunesmith.stages.prepare.encoding.contents import Contents, buffers, holding, put
 from tunesmith.stages.prepare.encoding.seams import Seams
 from tunesmith.stages.prepare.encoding.shapes import (
     VARIANTS,
@@ -175,7 +175,8 @@ class Encoder:
         """bool [M]: contents with the text of a control token in them."""
         hit = np.zeros(len(texts), bool)
         for stem, pattern in self._control_patterns.items():
-            near = np.flatnonzero(pc.match_substring(texts, stem).to_numpy(zero_copy_only=False) & ~hit)
+            near = holding(texts, stem)
+            near = near[~hit[near]]
             if len(near):
                 found = pc.match_substring_regex(texts.take(pa.array(near)), pattern)
                 hit[near[found.to_numpy(zero_copy_only=False)]] = True

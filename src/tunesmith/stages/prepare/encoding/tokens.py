@@ -10,7 +10,7 @@ import copy
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,8 @@ from tunesmith.stages.prepare.spread import Compute
 from tunesmith.text.tokenizers import load_tokenizer
 
 SCHEMA = 1
-BATCH_ROWS = 8192
+PROVEN_ON = 8192  # rows that a sample is drawn from
+BATCH_BYTES = 16 * 2**20  # of rows that are encoded at once: all of a part of JSON lines
 PART = pa.schema(
     [
         ("ids", pa.list_(pa.int32())),
@@ -86,8 +87,7 @@ def encode_part(task: EncodeTask) -> dict[str, Any]:
         ways = encoder.ways.copy()
         refused = 0
         with pa.OSFile(str(path / "tokens.arrow"), "wb") as out, pa.ipc.new_file(out, PART) as writer:
-            for first in range(0, table.num_rows, BATCH_ROWS):
-                batch = table.slice(first, BATCH_ROWS)
+            for batch in _batches(table):
                 done = encoder.encode(turns_of(batch))
                 writer.write_batch(_to_arrow(done, batch.num_rows))
                 refused += len(done.refused)
@@ -121,6 +121,13 @@ def encoder_of(base: str, revision: str | None, template: str, learn: Any) -> En
     return Encoder(load_tokenizer(hub.resolve(base, revision, weights=False), template), learn)
 
 
+def prove(encoder: Encoder, rows: Rows, number: int = 0) -> Encoder:
+    """The encoder, its tokenizer settled by the first rows of a part, unless it was before."""
+    if encoder.proof is None and rows.parts:
+        encoder.prove(turns_of(rows.part(number, ("turns", "extra")).slice(0, PROVEN_ON)).contents)
+    return encoder
+
+
 def write_tokens(
     rows: Rows, task: EncodeTask, folder: Path, compute: Compute, on_rows: Callable[[int], None]
 ) -> dict[str, Any]:
@@ -134,9 +141,8 @@ def write_tokens(
     kept, done = len(known), sum(facts["rows"] for facts in known.values())
     left = [replace(task, number=number) for number in range(len(rows.parts)) if number not in known]
     encoded = 0
-    if left and compute.cluster is None:  # the proof once, before threads share it
-        first = turns_of(rows.part(left[0].number, ("turns", "extra")).slice(0, BATCH_ROWS))
-        encoder_of(task.base, task.revision, task.template, task.learn).prove(first.contents)
+    if left and compute.cluster is None:  # before threads share it
+        prove(encoder_of(task.base, task.revision, task.template, task.learn), rows, left[0].number)
     for place, facts in compute.spread(encode_part, left):
         known[left[place].number] = facts
         encoded += facts["encoded"]
@@ -151,6 +157,12 @@ def write_tokens(
     refused = sum(part["refused"] for part in counts)
     told = {"fast": bool(counts) and all(part["fast"] for part in counts), "why": counts[0]["why"] if counts else ""}
     return {"encoded": encoded, "refused": refused, "parts_kept": kept, "tokenizer": told, "ways": dict(ways)}
+
+
+def _batches(table: pa.Table) -> Iterator[pa.Table]:
+    """All rows, about BATCH_BYTES of neighbours at a time."""
+    rows = max(1, table.num_rows * BATCH_BYTES // max(table.nbytes, 1))
+    return (table.slice(first, rows) for first in range(0, table.num_rows, rows))
 
 
 def turns_of(table: pa.Table) -> Turns:
