@@ -297,6 +297,24 @@ def test_check_names_a_recipe_that_cannot_be_read_and_a_model_that_is_not_there(
     )
 
 
+def test_a_file_in_another_encoding_is_converted_as_a_whole(tmp_path: Path) -> None:
+    rows = [{"prompt": q, "completion": f"{a} Voilà, à bientôt." if n % 2 else a} for n, (q, a) in enumerate(pairs())]
+    latin = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("latin-1")
+    (tmp_path / "old rows.jsonl").write_bytes(latin)
+    write_lines(tmp_path / "mixed.jsonl", [{"prompt": q, "completion": a + "\u00e9"} for q, a in pairs()[:1]])
+    with (tmp_path / "mixed.jsonl").open("ab") as file:
+        file.write(latin.splitlines(keepends=True)[1])
+    (tmp_path / "recipe.yaml").write_text("data: {sources: ['old rows.jsonl', mixed.jsonl]}\n")
+    whole, row, _ = api.check(tmp_path / "recipe.yaml").problems
+    assert (whole.code, whole.where.split(":")[0]) == ("DAT-013", "old rows.jsonl")
+    assert "no row of the file that holds more than ASCII is UTF-8 (30 rows)" in whole.what
+    new = tmp_path / "old rows.utf8.jsonl"
+    command = whole.fix.partition("file: ")[2].partition(";")[0]
+    assert command == f"iconv -f latin1 -t utf-8 '{tmp_path}/old rows.jsonl' > '{new}'"
+    assert row.where.startswith("mixed.jsonl:2")
+    assert "write this row again" in row.fix
+
+
 def test_check_asks_what_the_filters_would_ask(tmp_path: Path) -> None:
     rows = [{"prompt": q, "completion": a, "quality_score": 0.1} for q, a in pairs()] + [
         {"prompt": f"hi {n}", "completion": "yo"} for n in range(9)

@@ -68,7 +68,8 @@ def test_what_differs_from_the_parent_is_told_key_by_key() -> None:
         "  data.sources.1.path: not set -> /rows/b.jsonl",
         "  and 4 more",
     ]
-    assert lines[1].startswith("  adapter.targets: [q_proj, k_proj") and lines[1].endswith(" -> [q_proj, v_proj]")
+    assert lines[1].startswith("  adapter.targets: [q_proj, k_proj")
+    assert lines[1].endswith(" -> [q_proj, v_proj]")
     assert options._parent_lines({"run": "desk-1", "changed": {}}) == [
         "parent run desk-1: nothing in the recipe differs"
     ]

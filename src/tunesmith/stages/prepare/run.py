@@ -17,7 +17,7 @@ from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.assemble import assemble
-from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code, refused_rows
+from tunesmith.stages.prepare.bad_rows import bad_rows_error, bad_rows_of, refused_rows
 from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in
 from tunesmith.stages.prepare.encoding.encoder import Encoder
 from tunesmith.stages.prepare.encoding.tokens import EncodeTask, Tokens, encoder_of, write_tokens
@@ -130,7 +130,7 @@ def _teller(run: Run, event: str, where: str) -> Callable[[int], None]:
 
 
 def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
-    counts, first = first_of_each_code(rows.problems())
+    counts, first = bad_rows_of(rows)
     run.record("prepare", "prepare/bad_rows", counts.total(), unit="rows")
     _stop_for(bad_rows_error(spec, counts, first, rows.num_rows))
 
@@ -139,7 +139,7 @@ def _judge_refused_rows(spec: Recipe, rows: Rows, selection: Selection, tokens: 
     """Rows that the chat template refuses are bad rows as well: they stop the run, or are set apart if they are few."""
     refused = list(refused_rows(rows, tokens, selection.accounts.left))
     if refused:
-        _stop_for(bad_rows_error(spec, *first_of_each_code([*rows.problems(), *refused]), rows.num_rows))
+        _stop_for(bad_rows_error(spec, *bad_rows_of(rows, refused), rows.num_rows))
 
 
 def _stop_for(refusal: DataError | None) -> None:

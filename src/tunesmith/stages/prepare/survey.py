@@ -22,7 +22,7 @@ from tunesmith.errors import DataError, Findings
 from tunesmith.recipe import Recipe
 from tunesmith.stages.prepare.accounts import USED
 from tunesmith.stages.prepare.assemble import refuse_nothing_left, split_statistics
-from tunesmith.stages.prepare.bad_rows import REFUSED, bad_rows_error, first_of_each_code, refusal_of
+from tunesmith.stages.prepare.bad_rows import REFUSED, bad_rows_error, bad_rows_of, refusal_of
 from tunesmith.stages.prepare.decide import Selection, decide, draw_sample, leaks_kept, place_in
 from tunesmith.stages.prepare.encoding.by_tokens import learned_tokens
 from tunesmith.stages.prepare.encoding.encoder import Encoder
@@ -50,7 +50,7 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
         rows = _read(spec, Path(folder), compute, found)
         if found.exit_status and not rows.num_rows:
             return None
-        counts, first = first_of_each_code(rows.problems())
+        counts, first = bad_rows_of(rows)
         formats = Counter[str]()
         for part in rows.parts:
             formats.update(part["formats"])
