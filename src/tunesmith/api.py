@@ -275,12 +275,15 @@ def init(
     seen = look([str(path) for path in data], base)
     if not seen.files:
         path, why = seen.left_out[0]
+        is_empty = all(why.startswith(("it is empty", "it holds no rows")) for _, why in seen.left_out)
         raise QuestionError(
             "CLI-002",
-            f"no row of {path} can be used: {why}",
+            f"there is no row in {path}: {why}" if is_empty else f"no row of {path} can be used: {why}",
             where=str(path),
             expected="rows of a known format, or columns with a question and an answer",
-            fix="docs/prepare.md shows the formats; name your columns by data.sources.fields in a recipe of your own",
+            fix="name a file with rows; was it written to the end?"
+            if is_empty
+            else "docs/data-formats.md shows the formats; name your columns by data.sources.fields in a recipe of your own",
         )
     if on_look is not None:
         on_look(seen)

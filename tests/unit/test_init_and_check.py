@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tunesmith import api
+from tunesmith.cli import group
 from tunesmith.errors import DataError, FileError, Findings, QuestionError
 from tunesmith.recipe import load_recipe
 from tunesmith.runs.dataset import Dataset
@@ -95,6 +97,24 @@ def scored(folder: Path) -> Path:
     return write_lines(folder / "scored.jsonl", rows)
 
 
+def preference_pairs(folder: Path) -> Path:
+    return write_lines(folder / "dpo.jsonl", [{"prompt": q, "chosen": a, "rejected": "No idea."} for q, a in pairs()])
+
+
+def ranked_answers(folder: Path) -> Path:
+    rows = [{"prompt": q, "responses": ["No idea.", a], "scores": [1, 4]} for q, a in pairs()]
+    return write_lines(folder / "ranked.jsonl", rows)
+
+
+def liked_answers(folder: Path) -> Path:
+    rows = [{"prompt": q, "completion": a, "label": n % 3 > 0} for n, (q, a) in enumerate(pairs())]
+    return write_lines(folder / "kto.jsonl", rows)
+
+
+def capital_pairs(folder: Path) -> Path:
+    return write_lines(folder / "Dpo.jsonl", [{"Prompt": q, "Chosen": a, "Rejected": "No."} for q, a in pairs()])
+
+
 def several_files(folder: Path) -> Path:
     for name, start, stop in (("train-1", 0, 25), ("train-2", 25, 50), ("dev", 50, 55), ("test", 55, 60)):
         write_lines(folder / "set" / f"{name}.jsonl", [{"prompt": q, "completion": a} for q, a in pairs(start, stop)])
@@ -122,12 +142,17 @@ SETS = (
     labels_csv,
     other_case,
     scored,
+    preference_pairs,
+    ranked_answers,
+    liked_answers,
+    capital_pairs,
     several_files,
     other_language,
 )
 FIELDS = {
     "foreign_csv": {"prompt": "Customer Message", "completion": "agentReply"},
     "labels_csv": {"prompt": "text", "completion": "category"},
+    "capital_pairs": {"prompt": "Prompt", "chosen": "Chosen", "rejected": "Rejected"},
     "other_case": {"instruction": "Instruction", "input": "Input", "output": "Output"},
 }
 
@@ -142,7 +167,8 @@ def test_what_init_writes_is_fine_and_prepares_as_it_is(tmp_path: Path, make) ->
     outcome = api.prepare(recipe, workspace=tmp_path / "work", quiet=True)
     statistics = Dataset(outcome.run.outputs("prepare")["dataset"].path).statistics
     lost = {item["rule"] for item in statistics["funnel"]}
-    assert lost == ({"quality"} if make is scored else set()), "init's own settings drop nothing that was not asked for"
+    asked = {scored: {"quality"}, liked_answers: {"where.1"}}
+    assert lost == asked.get(make, set()), "init's own settings drop nothing that was not asked for"
     splits = {name: counts["rows"] for name, counts in statistics["splits"].items()}
     assert all(splits.values())
     if make is several_files:
@@ -164,6 +190,13 @@ def test_the_recipe_says_what_was_seen(tmp_path: Path) -> None:
     told = api.init(text(tmp_path), out=tmp_path / "text.yaml").read_text()
     assert "metrics: [perplexity]" in told
     assert "require: none" in told
+
+
+def test_of_judged_answers_the_recipe_says_what_is_learned(tmp_path: Path) -> None:
+    done = CliRunner().invoke(group, ["init", str(preference_pairs(tmp_path)), "-o", str(tmp_path / "recipe.yaml")])
+    assert "dpo.jsonl: preference pairs: the chosen answers are learned (format: chosen)" in done.output
+    line = next(line for line in (tmp_path / "recipe.yaml").read_text().splitlines() if "dpo.jsonl, split" in line)
+    assert "format: chosen}   # preference pairs: SFT learns the chosen answers" in line
 
 
 def test_without_a_test_file_that_part_is_drawn_from_the_training_rows(tmp_path: Path) -> None:
@@ -196,6 +229,11 @@ def test_init_answers_what_it_cannot_use(tmp_path: Path) -> None:
     odd = write_lines(tmp_path / "odd.jsonl", [{"a": 1, "b": [2]}] * 3)
     with pytest.raises(QuestionError, match=r"(?s)CLI-002 .*no known format has the columns a, b"):
         api.init(odd, out=tmp_path / "recipe.yaml")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(
+        QuestionError, match=r"(?s)CLI-002 .*there is no row in .*empty.jsonl: it is empty.*name a file with rows"
+    ):
+        api.init(tmp_path / "empty.jsonl", out=tmp_path / "recipe.yaml")
     good = prompt_completion(tmp_path)
     api.init(good, out=tmp_path / "recipe.yaml")
     with pytest.raises(FileError, match=r"CLI-001 .*exists already"):
