@@ -396,6 +396,9 @@ def test_check_looks_at_tokens_of_a_sample_that_holds_the_longest_rows(
     assert any(fact.startswith("training takes about") for fact in found.facts), "a plan with these rows' lengths"
     short = api.check(recipe, overrides=["data.max_tokens=8"])
     assert any("5 of a sample of 5 of 61 rows: longer" in warning for warning in short.warnings)
+    told = next(fact for fact in short.facts if "to train on" in fact)
+    assert told.startswith("about 0 rows to train on")
+    assert "is known of 5 of them" in told
     assert api.check(recipe, overrides=["data.max_tokens=4096"]).warnings[-1].startswith("only")
     cut = api.check(recipe, overrides=["data.too_long=truncate"])
     told = "1 of 7 rows looked at are cut at data.max_tokens 256; 44.3% of the learned tokens are lost"
@@ -423,6 +426,17 @@ def test_check_finds_rows_that_a_template_refuses_and_rows_with_nothing_to_learn
     assert not apart.problems
     assert any("first rows.jsonl:4: the chat template refuses" in warning for warning in apart.warnings)
     assert "4 of 60 rows: no token to learn, would be dropped (6.7%)" in found.warnings
+    told = next(fact for fact in apart.facts if "to train on" in fact)
+    made = api.prepare(
+        recipe,
+        overrides=["data.on_bad_row=quarantine", "data.max_bad_share=0.05"],
+        workspace=tmp_path / "work",
+        quiet=True,
+    )
+    rows = Dataset(made.run.outputs("prepare")["dataset"].path).statistics["splits"]
+    train, validation, test = (rows[name]["rows"] for name in ("train", "validation", "test"))
+    assert told == f"{train} rows to train on, {validation} for validation, {test} for the test"
+    assert train + validation + test == 55, "not those of which it says that they go"
 
 
 def test_check_says_when_nothing_can_be_evaluated(tmp_path: Path) -> None:

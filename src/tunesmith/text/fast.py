@@ -97,7 +97,7 @@ def best_encoder(reference: Reference, sample: Sequence[str] = ()) -> tuple[Batc
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
-        return plain, Proof(False, f"gigatoken refuses this tokenizer: {_first_line(error)}")
+        return plain, Proof(False, f"gigatoken does not know this kind of tokenizer ({_first_line(error)})")
     return (fast if proof.fast else plain), proof
 
 
