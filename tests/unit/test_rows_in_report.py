@@ -262,6 +262,8 @@ def test_explain_is_read_by_people(prepared: Run) -> None:
     assert re.search(r"threshold +300\n", long)
     assert re.search(r"copies +2 examples of the Dataset|split +(validation|test)", explained(prepared, "more.jsonl:1"))
     assert json.loads(explained(prepared, "rows.jsonl:4", "--json"))["twin"]["position"] == 1
+    alone = CliRunner().invoke(group, ["explain", "rows.jsonl:4", "--workspace", str(prepared.workspace)])
+    assert re.search(r"run +seen-\w{8}\n", alone.output), "who answered"
 
 
 def test_explain_of_a_blank_line(prepared: Run) -> None:

@@ -6,7 +6,7 @@ which only preparation and this look need: it is imported here when asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,33 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
     if isinstance(entry.get("kept_twin"), int):
         entry["twin"] = next(iter(_by_id(path, entry["kept_twin"])), None)
     return entry
+
+
+def find_in_runs(runs: Sequence[Run], row: str | int) -> dict[str, Any]:
+    """As `find`, in the latest of several runs whose ledger holds the file; its id stands under "run".
+
+    runs: the latest last. A row id, which every run numbers anew, is that of the latest one with prepared data.
+    Raises as `find`, of the run that has the file, else of the latest with prepared data; RUN-013 where none has any.
+    """
+    source, _ = _parse(str(row))
+    prepared = [run for run in reversed(runs) if run.outputs("prepare") is not None]
+    for run in prepared:
+        if source is None or _holds(_path(run), source):
+            return {**find(run, row), "run": run.id}
+    return find(prepared[0] if prepared else runs[-1], row)
+
+
+def _holds(path: Path, source: str) -> bool:
+    """Whether a ledger has rows of a file, or of a source of that name."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return False
+    return pq.read_table(path, columns=["row"], filters=_named(source)).num_rows > 0
+
+
+def _named(source: str) -> list[list[tuple[str, str, str]]]:
+    return [[("file", "==", Path(source).name)], [("source", "==", source)]]
 
 
 def places(where: Run | Artifact | Path, rows: Iterable[int]) -> dict[int, str]:
@@ -135,8 +162,7 @@ def _nearest(path: Path, source: str | None, number: int) -> str:
         return ""
     import pyarrow.compute as pc
 
-    of_file, of_source = [("file", "==", Path(source).name)], [("source", "==", source)]
-    own = _table(path, columns=["file", "source", "position"], filters=[of_file, of_source])
+    own = _table(path, columns=["file", "source", "position"], filters=_named(source))
     sides = []
     for is_on_side, farthest in ((pc.less, pc.max), (pc.greater, pc.min)):
         side = own.filter(is_on_side(own["position"], number))
