@@ -353,6 +353,24 @@ def test_a_file_in_another_encoding_is_converted_as_a_whole(tmp_path: Path) -> N
     assert "write this row again" in row.fix
 
 
+def test_what_is_skipped_of_a_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    prompt_completion(folder)
+    for name in ("notes.docx", "._pairs.jsonl", ".cache/old.jsonl", "1.png", "2.png", "3.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\0\1")
+    told = "6 files skipped (hidden, or of a kind that is not read): ._pairs.jsonl, old.jsonl, 1.png, 2.png, 3.png and 1 more"
+    done = CliRunner().invoke(group, ["init", str(folder), "-o", str(tmp_path / "recipe.yaml")])
+    assert f"  {told}\n" in done.output
+    recipe = tmp_path / "recipe.yaml"
+    assert f"#   {told}\n" in recipe.read_text()
+    recipe.write_text("data: {sources: [set, set/pairs.jsonl]}")
+    assert told in api.check(recipe, overrides=["data.deduplicate=none"]).facts
+    api.prepare(recipe, workspace=tmp_path / "work")
+    assert capsys.readouterr().err.count(told) == 1
+
+
 def test_check_asks_what_the_filters_would_ask(tmp_path: Path) -> None:
     rows = [{"prompt": q, "completion": a, "quality_score": 0.1} for q, a in pairs()] + [
         {"prompt": f"hi {n}", "completion": "yo"} for n in range(9)

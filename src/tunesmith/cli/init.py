@@ -60,5 +60,7 @@ def _tell(seen: Any) -> None:
             click.echo(f"  {file.path.name}: {JUDGED[file.judged]}")
     for path, why in seen.left_out:
         click.echo(f"  left out: {path.name} ({why})")
+    if seen.skipped:
+        click.echo(f"  {seen.skipped}")
     if seen.problems:
         click.echo(f"  {seen.problems.total():,} rows cannot be used: choose data.on_bad_row in the recipe")

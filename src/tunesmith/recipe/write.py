@@ -84,6 +84,7 @@ def _head(seen: Any) -> list[str]:
     if seen.measured:
         lines.append(f"#   tokens per row: 99 of 100 at most {seen.measured.p99:,}, longest {seen.measured.longest:,}")
     lines += [f"#   left out: {path.name} ({why})" for path, why in seen.left_out[:LISTED_FILES]]
+    lines += [f"#   {seen.skipped}"] if seen.skipped else []
     return [
         *lines,
         "# Next: tunesmith check RECIPE, tunesmith plan RECIPE, tunesmith run RECIPE. `tunesmith explain KEY` explains each key.",

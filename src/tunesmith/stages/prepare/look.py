@@ -14,6 +14,7 @@ from typing import Any
 from tunesmith import hub
 from tunesmith.errors import ModelError
 from tunesmith.stages.prepare.columns import propose_fields, propose_format
+from tunesmith.stages.prepare.reading.files import skipped_files, told_of_skipped
 from tunesmith.stages.prepare.reading.reader import Bad, files_of, read_rows
 from tunesmith.text.example import Example
 from tunesmith.text.formats import FormatProblem, learnable, to_columns
@@ -69,7 +70,7 @@ class Measured:
 
 @dataclass
 class Look:
-    """files: with rows that can be used. left_out: (file, why). characters: percentiles over the rows of all files.
+    """files: with rows that can be used. left_out: (file, why). skipped: what folders hold besides, in a sentence. characters: percentiles over the rows of all files.
 
     answers: 99 of 100 have at most so many characters. measured: None where the base's tokenizer could not be had.
     scores: of the column quality_score, ascending.
@@ -77,6 +78,7 @@ class Look:
 
     files: list[FileLook] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
+    skipped: str = ""
     characters: dict[str, int] = field(default_factory=dict)
     answers: int = 0
     json_answers: float = 0.0
@@ -131,6 +133,8 @@ def look(paths: Sequence[str], base: str) -> Look:
     """Read files, folders or globs whole. base: the model whose tokenizer counts. Raises DataError DAT-001 and on."""
     found = Look()
     files = [path for path in dict.fromkeys(itertools.chain.from_iterable(map(files_of, paths)))]
+    skipped = skipped_files(paths)
+    found.skipped = told_of_skipped(skipped) if skipped else ""
     lengths: list[int] = []
     answers: list[int] = []
     in_json = 0

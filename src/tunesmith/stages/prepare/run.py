@@ -24,6 +24,7 @@ from tunesmith.stages.prepare.encoding.tokens import EncodeTask, Tokens, encoder
 from tunesmith.stages.prepare.externals import pii_model_hash, source_files, source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
+from tunesmith.stages.prepare.reading.files import skipped_files, told_of_skipped
 from tunesmith.stages.prepare.rows import Rows, write_rows
 from tunesmith.stages.prepare.sets.signatures import Views
 from tunesmith.stages.prepare.sets.signatures import made_of as signatures_made_of
@@ -95,6 +96,8 @@ def _rows(spec: Recipe, run: Run, compute: Compute) -> Artifact:
         return write_rows(spec.data.sources, aside, folder, compute, _teller(run, "prepare/rows_read", "while reading"))
 
     found, _ = _made_by_parts(run, "Rows", made_of, spec.slice(("data.sources",)), make)
+    if skipped := skipped_files(source.path for source in spec.data.sources):
+        run.record("prepare", "prepare/note", told_of_skipped(skipped))
     run.record("prepare", "prepare/rows", found.notes["rows"], unit="rows")
     run.record("prepare", "prepare/formats", found.notes["formats"], unit="rows")
     return found

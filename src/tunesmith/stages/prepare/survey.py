@@ -28,6 +28,7 @@ from tunesmith.stages.prepare.encoding.by_tokens import learned_tokens
 from tunesmith.stages.prepare.encoding.encoder import Encoder
 from tunesmith.stages.prepare.encoding.tokens import turns_of
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
+from tunesmith.stages.prepare.reading.files import skipped_files, told_of_skipped
 from tunesmith.stages.prepare.rows import Rows, collect, part_tasks, try_part
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.text.checks import check_masks
@@ -59,6 +60,8 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
         if unread:
             found.facts.append(f"columns that no format reads, filters may: {unread}")
         found.facts += _notes(rows)
+        if skipped := skipped_files(source.path for source in spec.data.sources):
+            found.facts.append(told_of_skipped(skipped))
         refusal = bad_rows_error(spec, counts, first, rows.num_rows)
         if refusal is not None:
             found.add(refusal)
