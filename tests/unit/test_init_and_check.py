@@ -353,6 +353,32 @@ def test_a_file_in_another_encoding_is_converted_as_a_whole(tmp_path: Path) -> N
     assert "write this row again" in row.fix
 
 
+def test_characters_that_nobody_sees_are_counted_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": q, "completion": f"{a} à, ÿ, 訂單　한, می\u200cشود"} for q, a in pairs()]
+    for place, more in (
+        (3, "cafe\u0301"),
+        (7, "a\u0323\u0307 \u1112\u1161"),
+        (9, "\u202etxt"),
+        (11, "zero\u200bwidth\u00a0wide"),
+    ):
+        rows[place]["completion"] += more
+    write_lines(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "recipe.yaml").write_text("data: {sources: rows.jsonl}\n")
+    expected = [
+        "1 row with bidirectional controls, kept as they are, such as rows.jsonl:10",
+        "1 row with zero-width characters, kept as they are, such as rows.jsonl:12",
+        "1 row with odd spaces, kept as they are, such as rows.jsonl:12",
+        "2 rows with text that is not composed (NFC), kept as they are, such as rows.jsonl:4, rows.jsonl:8",
+    ]
+    warnings = api.check(tmp_path / "recipe.yaml").warnings
+    assert [warning for warning in warnings if "kept as they are" in warning] == expected
+    made = api.prepare(tmp_path / "recipe.yaml", workspace=tmp_path / "work")
+    printed = capsys.readouterr().err
+    assert all(sentence in printed for sentence in expected)
+    told = Dataset(made.run.outputs("prepare")["dataset"].path).statistics["told"]["cleaning"]["odd"]
+    assert told["bidirectional controls"] == {"rows": 1, "samples": ["rows.jsonl:10"]}
+
+
 def test_what_is_skipped_of_a_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "set"
     folder.mkdir()

@@ -330,6 +330,7 @@ def test_the_report_says_by_what_rows_were_encoded_and_which_are_flagged() -> No
         "read": 3, "used": 3, "funnel": [], "splits": {}, "formats": {}, "lengths": {"counts": [3], "edges": [0, 1]},
         "encoding": {"tokenizer": {"fast": False, "why": "gigatoken does not know it (<b>)"}, "ways": {}},
         "flags": {"control_in_text": 2, "joined_differs": 0},
+        "told": {"cleaning": {"odd": {"odd spaces": {"rows": 2, "samples": ["a.jsonl:3"]}}}},
     }  # fmt: skip
     page = fate({"statistics": statistics, "recipe": {"data": {"max_tokens": 8, "too_long": "drop"}}, "run": "r"})
     assert (
@@ -337,4 +338,5 @@ def test_the_report_says_by_what_rows_were_encoded_and_which_are_flagged() -> No
         in page
     )
     assert "2 rows hold a control token" in page
+    assert "2 rows with odd spaces (<code>a.jsonl:3</code>)" in page
     assert "other ids" not in page

@@ -54,6 +54,7 @@ def fate(facts: dict[str, Any]) -> str:
         f"<p>Recognised: {escape(formats)}.</p>" if formats else "",
         _funnel(statistics),
         _as_used(statistics),
+        _odd(statistics),
         _splits(statistics),
         _lengths(statistics, facts["recipe"]["data"]),
         _encoding(statistics),
@@ -94,6 +95,16 @@ def _as_used(statistics: Statistics) -> str:
         if rules[name]["redacted"]
     ]
     return f"<p>Used otherwise than they were read: {escape(', '.join(told))}.</p>" if told else ""
+
+
+def _odd(statistics: Statistics) -> str:
+    """Characters that nobody sees, which stay."""
+    odd = statistics.get("told", {}).get("cleaning", {}).get("odd") or {}
+    told = [
+        f"{_rows(seen['rows'])} with {escape(kind)} ({', '.join(map(_place, seen['samples']))})"
+        for kind, seen in odd.items()
+    ]
+    return f"<p>Kept as they are: {'; '.join(told)}.</p>" if told else ""
 
 
 def _splits(statistics: Statistics) -> str:

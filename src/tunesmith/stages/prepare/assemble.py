@@ -262,7 +262,11 @@ def _with_places(rows: Rows, told: dict[str, Any]) -> dict[str, Any]:
         name: {**rule, "samples": [place_in(rows, row) for row in rule["samples"]]}
         for name, rule in cleaning["rules"].items()
     }
-    out = {**told, "cleaning": {**cleaning, "rules": rules}}
+    odd = {
+        kind: {**seen, "samples": [place_in(rows, row) for row in seen["samples"]]}
+        for kind, seen in cleaning["odd"].items()
+    }
+    out = {**told, "cleaning": {**cleaning, "rules": rules, "odd": odd}}
     if "conflicts" in told:
         samples = [[place_in(rows, row) for row in group] for group in told["conflicts"]["samples"]]
         out["conflicts"] = {**told["conflicts"], "samples": samples}

@@ -138,6 +138,15 @@ def place_in(rows: Rows, row: int) -> str:
     return f"{rows.file_name(facts)}:{position}"
 
 
+def told_of_odd(judged: Judged, rows: Rows) -> list[str]:
+    """A sentence on each kind of character that looks like nothing or like another."""
+    return [
+        f"{told['rows']:,} row{'s' * (told['rows'] != 1)} with {kind}, kept as they are, such as "
+        + ", ".join(place_in(rows, row) for row in told["samples"])
+        for kind, told in judged.facts["odd"].items()
+    ]
+
+
 def draw_sample(rows: Rows, left: np.ndarray, count: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(rows with the least content hashes, the longest rows) of those in `left`; ascending. The same rows each time."""
     table = rows.columns("key", "characters").take(pa.array(left))

@@ -18,7 +18,7 @@ from tunesmith.runs.store import Artifact, fingerprint
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.assemble import assemble
 from tunesmith.stages.prepare.bad_rows import bad_rows_error, bad_rows_of, refused_rows
-from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in
+from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in, told_of_odd
 from tunesmith.stages.prepare.encoding.encoder import Encoder
 from tunesmith.stages.prepare.encoding.tokens import EncodeTask, Tokens, encoder_of, write_tokens
 from tunesmith.stages.prepare.externals import pii_model_hash, source_files, source_hashes, tokenizer_hash
@@ -33,7 +33,7 @@ from tunesmith.text.checks import MaskFacts, check_columns, check_masks, told
 from tunesmith.text.tokenizers import Tokenizer
 
 READER_VERSION = 4
-RULES_VERSION = 1  # raised when the same rows and recipe give other verdicts or signatures
+RULES_VERSION = 2  # raised when the same rows and recipe give other verdicts, signatures or facts
 ENCODER_VERSION = 2  # raised when the same rows, tokenizer and template give other ids or spans
 MASKS_CHECKED = 32  # rows
 MOST_THREADS = 4  # that encode; tokenizers have their own besides
@@ -68,6 +68,9 @@ def _prepare(
     verdicts_artifact = _verdicts(spec, run, compute, rows_artifact, rows)
     judged = Judged(verdicts_artifact.path)
     rows = Rows(rows_artifact.path, judged.folder if judged.rewritten else None)
+
+    for sentence in told_of_odd(judged, rows):
+        run.record("prepare", "prepare/note", sentence)
 
     encoder = loading.result()
     selection = decide(spec, rows, judged, _scores(spec, run, rows, judged, encoder.tokenizer))

@@ -23,7 +23,7 @@ from tunesmith.recipe import Recipe
 from tunesmith.stages.prepare.accounts import DROPPED, QUARANTINED, USED
 from tunesmith.stages.prepare.assemble import refuse_nothing_left, split_statistics
 from tunesmith.stages.prepare.bad_rows import REFUSED, bad_rows_error, bad_rows_of, refusal_of
-from tunesmith.stages.prepare.decide import Selection, decide, draw_sample, leaks_kept, mix_in, place_in
+from tunesmith.stages.prepare.decide import Selection, decide, draw_sample, leaks_kept, mix_in, place_in, told_of_odd
 from tunesmith.stages.prepare.encoding.by_tokens import learned_tokens
 from tunesmith.stages.prepare.encoding.encoder import Encoder
 from tunesmith.stages.prepare.encoding.tokens import turns_of
@@ -131,6 +131,7 @@ def _judge(
     for asked in selection.questions:
         found.add(asked)
     _tell_filters(spec, judged, selection, found)
+    found.warnings += told_of_odd(judged, rows)
     sample = _encode_sample(spec, tokenizer, rows, selection, found) if tokenizer is not None else None
     _tell_selection(spec, rows, judged, selection, found)
     mix_in(spec, rows, selection)

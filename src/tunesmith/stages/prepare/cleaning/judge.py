@@ -38,6 +38,7 @@ from tunesmith.stages.prepare.cleaning.quality import NGRAM, heuristic_scores
 from tunesmith.stages.prepare.cleaning.repetition import repetition_of
 from tunesmith.stages.prepare.cleaning.secrets import SECRETS
 from tunesmith.stages.prepare.cleaning.texts import Texts, put, texts_of
+from tunesmith.stages.prepare.cleaning.unicode import odd_characters
 from tunesmith.stages.prepare.layout import VERDICTS
 
 FLAGS = pa.schema(
@@ -96,7 +97,7 @@ def judge(
     if filters.control_characters == "remove":
         _remove_controls(texts, sheet, replaced)
     verdicts, flags, measured = sheet.verdicts(), sheet.flags(), sheet.measured()
-    facts = facts_of(measured, verdicts, flags, sheet.filters)
+    facts = facts_of(measured, verdicts, flags, sheet.filters, odd_characters(texts))
     rewritten = _rewritten(part, texts, replaced, keys)
     stored = _stored(rewritten, part, texts, replaced, withheld, keys) if replaced and withheld else rewritten
     return Judged(rewritten, stored, verdicts, measured, flags, facts)
