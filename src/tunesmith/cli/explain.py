@@ -29,7 +29,7 @@ def command(
       tunesmith explain train                              the keys of a section
       tunesmith explain train.learning_rate recipe.yaml    a key, and its value in a recipe (recipe.yaml of the folder if not named)
       tunesmith explain train.jsonl:48213                  line 48213 of a file of rows, in the latest run that used it
-      tunesmith explain array.json:0 --run support-1f0c    the first row of a JSON array or a table, in that run
+      tunesmith explain array.json:0 --run support-1f0c    the first of a JSON array, Parquet or Arrow, in that run
       tunesmith explain --schema > recipe.schema.json      completion and checks in an editor
     """
     from tunesmith import api

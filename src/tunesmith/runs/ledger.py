@@ -25,7 +25,7 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
     """The ledger's entry of one row; where it gave way to a twin, the twin's entry under "twin".
 
     where: a Run whose prepare has finished, its Dataset, or the Dataset's folder.
-    row:   "train.jsonl:48213" (file and line, or index in a JSON array or table; a source's name does as well), or a row id.
+    row:   "train.jsonl:48213" (file and line, or index from 0 in a JSON array, Parquet or Arrow; a source's name does as well), or a row id.
     Raises UsageError RUN-011 when `row` can not be read so or names rows of several files, DataError RUN-012 when
     there is no such row. Only the columns that are asked for are read, and the row groups that hold the row.
     """
@@ -38,7 +38,7 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
             f"no row {row} in {path}",
             expected="FILE:LINE or a row id of this ledger; " + _overview(path),
             fix=_nearest(path, source, number)
-            or "count lines from 1, as your editor does, rows of a JSON array or a table from 0; blank lines are no rows",
+            or "count lines from 1, as your editor does; rows of a JSON array, Parquet or Arrow from 0; blank lines are no rows",
         )
     if len(found) > 1:
         one_of = ", ".join(f"{entry['row']} (of {entry['source']})" for entry in found[:SHOWN])

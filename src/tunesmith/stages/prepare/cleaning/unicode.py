@@ -54,5 +54,5 @@ def _may_be_uncomposed() -> str:
     codes = np.array(sorted(found))
     starts = np.flatnonzero(np.diff(codes, prepend=-2) > 1)
     ends = np.append(starts[1:], len(codes)) - 1
-    ranges = [r"\x{%X}-\x{%X}" % (codes[a], codes[b]) for a, b in zip(starts, ends, strict=True)]
+    ranges = [rf"\x{{{codes[a]:X}}}-\x{{{codes[b]:X}}}" for a, b in zip(starts, ends, strict=True)]
     return f"[{''.join(ranges)}]"
