@@ -275,12 +275,15 @@ def init(
     seen = look([str(path) for path in data], base)
     if not seen.files:
         path, why = seen.left_out[0]
+        is_empty = all(why.startswith(("it is empty", "it holds no rows")) for _, why in seen.left_out)
         raise QuestionError(
             "CLI-002",
-            f"no row of {path} can be used: {why}",
+            f"there is no row in {path}: {why}" if is_empty else f"no row of {path} can be used: {why}",
             where=str(path),
             expected="rows of a known format, or columns with a question and an answer",
-            fix="docs/prepare.md shows the formats; name your columns by data.sources.fields in a recipe of your own",
+            fix="name a file with rows; was it written to the end?"
+            if is_empty
+            else "docs/data-formats.md shows the formats; name your columns by data.sources.fields in a recipe of your own",
         )
     if on_look is not None:
         on_look(seen)
@@ -328,6 +331,7 @@ def explain(
 ) -> dict[str, Any]:
     """A recipe key (value, origin, unit, doc, owner), or what became of a row ("train.jsonl:48213", or a row id).
 
+    run: whose ledger is asked about a row; None: the latest one that used the file, which is named under "run".
     Without a key, or for a section such as "train": {"keys": {key: doc}}.
     """
     known = all_keys()
@@ -348,15 +352,18 @@ def explain(
         below = "" if what is None else f"{what}."
         return {"keys": {path: key.doc for path, key in known.items() if path.startswith(below)}}
     if ":" in what or what.isdigit():
-        from tunesmith.runs.ledger import find
+        from tunesmith.runs.ledger import find, find_in_runs
 
-        return find(run if isinstance(run, Run) else open_run(run or "latest", workspace=workspace), what)
+        if isinstance(run, Run):
+            return {**find(run, what), "run": run.id}
+        asked = open_run(run or "latest", workspace=workspace)  # says so where there is no run at all
+        return {**find(asked, what), "run": asked.id} if run else find_in_runs(runs(workspace=workspace), what)
     guess = did_you_mean(what)
     raise UsageError(
         "CLI-003",
         f"{what!r} is neither a recipe key nor a row",
         expected="train.learning_rate, or train.jsonl:48213",
-        fix=f"tunesmith explain {guess}" if guess else "tunesmith explain FILE:LINE --run latest",
+        fix=f"tunesmith explain {guess}" if guess else "tunesmith explain FILE:LINE",
     )
 
 

@@ -23,6 +23,14 @@ def test_a_key_has_an_owner_that_exists_and_a_doc(key) -> None:
     assert len(key.doc) > 10
 
 
+def test_the_default_of_a_key_is_what_a_recipe_without_it_holds() -> None:
+    """Also of the word that chooses among the variants of a section."""
+    plain = parse_recipe("data: {sources: a.jsonl}")
+    typed = {key.path: key.default for key in all_keys().values() if key.path.endswith(".type")}
+    assert typed["data.deduplicate.type"] == "exact"
+    assert {path: plain.value(path) for path in typed} == typed
+
+
 def test_the_page_of_keys_is_current() -> None:
     done = subprocess.run(
         [sys.executable, "tools/recipe_page.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from row_parts import keys_of, part_of, part_of_files, row
 
@@ -162,6 +163,24 @@ def test_an_expression_means_the_same_in_a_part_without_its_column() -> None:
     spec = recipe(NO_LENGTH, "data.filters.where=[rank > 1]")
     check_cleaning(spec, kinds)
     assert [gone(judge(part, spec, keys_of, kinds=kinds)) for part in parts] == [{0: "where.1"}, {}, {0: "where.1"}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("scor > 3 or scor is null", "score > 3 or score is null"),
+        ("SCORE > 3", "score > 3"),
+        ("character < 9", "characters < 9"),
+    ],
+)
+def test_a_column_that_is_not_there_gets_the_one_that_was_meant(asked: str, meant: str) -> None:
+    from tunesmith.stages.prepare.reading.frames import true_rows
+
+    table = pa.table({"row": pa.array([], pa.int64()), "score": pa.array([], pa.float64())})
+    with pytest.raises(
+        RecipeError, match=rf"(?s)no row has a column '{asked.split()[0]}'.*did you mean.*\[\"{re.escape(meant)}\"\]"
+    ):
+        true_rows(table, [asked], ["characters", "score"])
 
 
 @pytest.mark.parametrize(

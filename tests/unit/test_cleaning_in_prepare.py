@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tunesmith import api
 from tunesmith.runs.dataset import Dataset
+from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.cleaning import model_scores
 
 PERSON = "anna.lee@acme.io"
@@ -58,6 +60,30 @@ def test_what_is_redacted_reaches_neither_tokens_nor_items_nor_ledger(folder: Pa
     texts = [tokenizer.decode(dataset.sequence(number)[0]) for number in range(dataset.counts["examples"])]
     assert sum("[EMAIL]" in text for text in texts) == 2
     assert not any(PERSON.encode() in file.read_bytes() or PERSON in "".join(texts) for file in path.rglob("*"))
+
+
+def test_a_dropped_row_keeps_its_secret_in_no_copy(folder: Path, tiny_model_dir: Path) -> None:
+    card = b"4111 1111 1111 1111"
+    prepared(folder, tiny_model_dir, PII)
+    artifacts = folder / "work" / "artifacts"
+    holding = {
+        path.relative_to(artifacts).parts[0]
+        for path in artifacts.rglob("*")
+        if path.is_file() and card in path.read_bytes()
+    }
+    assert holding == {"rows"}, "the rows as they were read, and nothing that was made of them"
+    (stored,) = artifacts.glob("verdicts/*/parts/00000/rows.arrow")
+    rows, read = parts.open_table(stored), parts.open_table(next(artifacts.glob("rows/*/parts/00000/rows.arrow")))
+    assert rows["turns"][7].as_py()[-1]["content"] == "7 done [CARD]"
+    assert rows["key"][7] == read["key"][7], "nothing else depends on what is left out of a dropped row"
+    assert rows["key"][3] != read["key"][3]
+    _, before = prepared(folder, tiny_model_dir, PII)
+    kept = (before / "tokens.npy").read_bytes()
+    for name in ("rows", "verdicts", "tokens"):
+        shutil.rmtree(artifacts / name)
+    _, after = prepared(folder, tiny_model_dir, PII)
+    assert (after / "tokens.npy").read_bytes() == kept, "copies that were deleted are made anew from the source"
+    assert {path.name for path in artifacts.iterdir()} >= {"rows", "verdicts", "tokens"}
 
 
 def test_a_score_by_the_base_decides_and_is_asked_of_rows_that_are_left(

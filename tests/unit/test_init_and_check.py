@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tunesmith import api
+from tunesmith.cli import group
 from tunesmith.errors import DataError, FileError, Findings, QuestionError
 from tunesmith.recipe import load_recipe
 from tunesmith.runs.dataset import Dataset
@@ -95,6 +97,24 @@ def scored(folder: Path) -> Path:
     return write_lines(folder / "scored.jsonl", rows)
 
 
+def preference_pairs(folder: Path) -> Path:
+    return write_lines(folder / "dpo.jsonl", [{"prompt": q, "chosen": a, "rejected": "No idea."} for q, a in pairs()])
+
+
+def ranked_answers(folder: Path) -> Path:
+    rows = [{"prompt": q, "responses": ["No idea.", a], "scores": [1, 4]} for q, a in pairs()]
+    return write_lines(folder / "ranked.jsonl", rows)
+
+
+def liked_answers(folder: Path) -> Path:
+    rows = [{"prompt": q, "completion": a, "label": n % 3 > 0} for n, (q, a) in enumerate(pairs())]
+    return write_lines(folder / "kto.jsonl", rows)
+
+
+def capital_pairs(folder: Path) -> Path:
+    return write_lines(folder / "Dpo.jsonl", [{"Prompt": q, "Chosen": a, "Rejected": "No."} for q, a in pairs()])
+
+
 def several_files(folder: Path) -> Path:
     for name, start, stop in (("train-1", 0, 25), ("train-2", 25, 50), ("dev", 50, 55), ("test", 55, 60)):
         write_lines(folder / "set" / f"{name}.jsonl", [{"prompt": q, "completion": a} for q, a in pairs(start, stop)])
@@ -122,12 +142,17 @@ SETS = (
     labels_csv,
     other_case,
     scored,
+    preference_pairs,
+    ranked_answers,
+    liked_answers,
+    capital_pairs,
     several_files,
     other_language,
 )
 FIELDS = {
     "foreign_csv": {"prompt": "Customer Message", "completion": "agentReply"},
     "labels_csv": {"prompt": "text", "completion": "category"},
+    "capital_pairs": {"prompt": "Prompt", "chosen": "Chosen", "rejected": "Rejected"},
     "other_case": {"instruction": "Instruction", "input": "Input", "output": "Output"},
 }
 
@@ -142,7 +167,8 @@ def test_what_init_writes_is_fine_and_prepares_as_it_is(tmp_path: Path, make) ->
     outcome = api.prepare(recipe, workspace=tmp_path / "work", quiet=True)
     statistics = Dataset(outcome.run.outputs("prepare")["dataset"].path).statistics
     lost = {item["rule"] for item in statistics["funnel"]}
-    assert lost == ({"quality"} if make is scored else set()), "init's own settings drop nothing that was not asked for"
+    asked = {scored: {"quality"}, liked_answers: {"where.1"}}
+    assert lost == asked.get(make, set()), "init's own settings drop nothing that was not asked for"
     splits = {name: counts["rows"] for name, counts in statistics["splits"].items()}
     assert all(splits.values())
     if make is several_files:
@@ -164,6 +190,13 @@ def test_the_recipe_says_what_was_seen(tmp_path: Path) -> None:
     told = api.init(text(tmp_path), out=tmp_path / "text.yaml").read_text()
     assert "metrics: [perplexity]" in told
     assert "require: none" in told
+
+
+def test_of_judged_answers_the_recipe_says_what_is_learned(tmp_path: Path) -> None:
+    done = CliRunner().invoke(group, ["init", str(preference_pairs(tmp_path)), "-o", str(tmp_path / "recipe.yaml")])
+    assert "dpo.jsonl: preference pairs: the chosen answers are learned (format: chosen)" in done.output
+    line = next(line for line in (tmp_path / "recipe.yaml").read_text().splitlines() if "dpo.jsonl, split" in line)
+    assert "format: chosen}   # preference pairs: SFT learns the chosen answers" in line
 
 
 def test_without_a_test_file_that_part_is_drawn_from_the_training_rows(tmp_path: Path) -> None:
@@ -196,6 +229,11 @@ def test_init_answers_what_it_cannot_use(tmp_path: Path) -> None:
     odd = write_lines(tmp_path / "odd.jsonl", [{"a": 1, "b": [2]}] * 3)
     with pytest.raises(QuestionError, match=r"(?s)CLI-002 .*no known format has the columns a, b"):
         api.init(odd, out=tmp_path / "recipe.yaml")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(
+        QuestionError, match=r"(?s)CLI-002 .*there is no row in .*empty.jsonl: it is empty.*name a file with rows"
+    ):
+        api.init(tmp_path / "empty.jsonl", out=tmp_path / "recipe.yaml")
     good = prompt_completion(tmp_path)
     api.init(good, out=tmp_path / "recipe.yaml")
     with pytest.raises(FileError, match=r"CLI-001 .*exists already"):
@@ -297,6 +335,68 @@ def test_check_names_a_recipe_that_cannot_be_read_and_a_model_that_is_not_there(
     )
 
 
+def test_a_file_in_another_encoding_is_converted_as_a_whole(tmp_path: Path) -> None:
+    rows = [{"prompt": q, "completion": f"{a} Voilà, à bientôt." if n % 2 else a} for n, (q, a) in enumerate(pairs())]
+    latin = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("latin-1")
+    (tmp_path / "old rows.jsonl").write_bytes(latin)
+    write_lines(tmp_path / "mixed.jsonl", [{"prompt": q, "completion": a + "\u00e9"} for q, a in pairs()[:1]])
+    with (tmp_path / "mixed.jsonl").open("ab") as file:
+        file.write(latin.splitlines(keepends=True)[1])
+    (tmp_path / "recipe.yaml").write_text("data: {sources: ['old rows.jsonl', mixed.jsonl]}\n")
+    whole, row, _ = api.check(tmp_path / "recipe.yaml").problems
+    assert (whole.code, whole.where.split(":")[0]) == ("DAT-013", "old rows.jsonl")
+    assert "no row of the file that holds more than ASCII is UTF-8 (30 rows)" in whole.what
+    new = tmp_path / "old rows.utf8.jsonl"
+    command = whole.fix.partition("file: ")[2].partition(";")[0]
+    assert command == f"iconv -f latin1 -t utf-8 '{tmp_path}/old rows.jsonl' > '{new}'"
+    assert row.where.startswith("mixed.jsonl:2")
+    assert "write this row again" in row.fix
+
+
+def test_characters_that_nobody_sees_are_counted_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": q, "completion": f"{a} à, ÿ, 訂單　한, می\u200cشود"} for q, a in pairs()]
+    for place, more in (
+        (3, "cafe\u0301"),
+        (7, "a\u0323\u0307 \u1112\u1161"),
+        (9, "\u202etxt"),
+        (11, "zero\u200bwidth\u00a0wide"),
+    ):
+        rows[place]["completion"] += more
+    write_lines(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "recipe.yaml").write_text("data: {sources: rows.jsonl}\n")
+    expected = [
+        "1 row with bidirectional controls, kept as they are, such as rows.jsonl:10",
+        "1 row with zero-width characters, kept as they are, such as rows.jsonl:12",
+        "1 row with odd spaces, kept as they are, such as rows.jsonl:12",
+        "2 rows with text that is not composed (NFC), kept as they are, such as rows.jsonl:4, rows.jsonl:8",
+    ]
+    warnings = api.check(tmp_path / "recipe.yaml").warnings
+    assert [warning for warning in warnings if "kept as they are" in warning] == expected
+    made = api.prepare(tmp_path / "recipe.yaml", workspace=tmp_path / "work")
+    printed = capsys.readouterr().err
+    assert all(sentence in printed for sentence in expected)
+    told = Dataset(made.run.outputs("prepare")["dataset"].path).statistics["told"]["cleaning"]["odd"]
+    assert told["bidirectional controls"] == {"rows": 1, "samples": ["rows.jsonl:10"]}
+
+
+def test_what_is_skipped_of_a_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    prompt_completion(folder)
+    for name in ("notes.docx", "._pairs.jsonl", ".cache/old.jsonl", "1.png", "2.png", "3.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\0\1")
+    told = "6 files skipped (hidden, or of a kind that is not read): ._pairs.jsonl, old.jsonl, 1.png, 2.png, 3.png and 1 more"
+    done = CliRunner().invoke(group, ["init", str(folder), "-o", str(tmp_path / "recipe.yaml")])
+    assert f"  {told}\n" in done.output
+    recipe = tmp_path / "recipe.yaml"
+    assert f"#   {told}\n" in recipe.read_text()
+    recipe.write_text("data: {sources: [set, set/pairs.jsonl]}")
+    assert told in api.check(recipe, overrides=["data.deduplicate=none"]).facts
+    api.prepare(recipe, workspace=tmp_path / "work")
+    assert capsys.readouterr().err.count(told) == 1
+
+
 def test_check_asks_what_the_filters_would_ask(tmp_path: Path) -> None:
     rows = [{"prompt": q, "completion": a, "quality_score": 0.1} for q, a in pairs()] + [
         {"prompt": f"hi {n}", "completion": "yo"} for n in range(9)
@@ -340,6 +440,9 @@ def test_check_looks_at_tokens_of_a_sample_that_holds_the_longest_rows(
     assert any(fact.startswith("training takes about") for fact in found.facts), "a plan with these rows' lengths"
     short = api.check(recipe, overrides=["data.max_tokens=8"])
     assert any("5 of a sample of 5 of 61 rows: longer" in warning for warning in short.warnings)
+    told = next(fact for fact in short.facts if "to train on" in fact)
+    assert told.startswith("about 0 rows to train on")
+    assert "is known of 5 of them" in told
     assert api.check(recipe, overrides=["data.max_tokens=4096"]).warnings[-1].startswith("only")
     cut = api.check(recipe, overrides=["data.too_long=truncate"])
     told = "1 of 7 rows looked at are cut at data.max_tokens 256; 44.3% of the learned tokens are lost"
@@ -367,6 +470,17 @@ def test_check_finds_rows_that_a_template_refuses_and_rows_with_nothing_to_learn
     assert not apart.problems
     assert any("first rows.jsonl:4: the chat template refuses" in warning for warning in apart.warnings)
     assert "4 of 60 rows: no token to learn, would be dropped (6.7%)" in found.warnings
+    told = next(fact for fact in apart.facts if "to train on" in fact)
+    made = api.prepare(
+        recipe,
+        overrides=["data.on_bad_row=quarantine", "data.max_bad_share=0.05"],
+        workspace=tmp_path / "work",
+        quiet=True,
+    )
+    rows = Dataset(made.run.outputs("prepare")["dataset"].path).statistics["splits"]
+    train, validation, test = (rows[name]["rows"] for name in ("train", "validation", "test"))
+    assert told == f"{train} rows to train on, {validation} for validation, {test} for the test"
+    assert train + validation + test == 55, "not those of which it says that they go"
 
 
 def test_check_says_when_nothing_can_be_evaluated(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.runs import ledger
+from tunesmith.runs.run import Run
+from tunesmith.runs.store import Artifact
 
 
 @pytest.fixture
@@ -71,3 +73,28 @@ def test_places_of_rows(dataset: Path, tmp_path: Path) -> None:
     assert ledger.places(dataset, [3, 0, 99]) == {0: "train.jsonl:1", 3: "array.json:7"}
     assert ledger.places(dataset, []) == {}
     assert ledger.places(tmp_path / "nothing", [1]) == {}, "a Dataset without a ledger"
+
+
+def test_the_latest_run_that_used_the_file_answers(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs without data, of other files and before it are passed over; one that has the file and not the line says so."""
+    other = tmp_path / "other"
+    other.mkdir()
+    entry = {"row": 0, "source": "else", "file": "else.jsonl", "position": 1, "status": "used", "kept_twin": None}
+    pq.write_table(pa.Table.from_pylist([entry]), other / "ledger.parquet")
+    made = {"first": other, "second": dataset, "third": other, "refused": None}
+    runs = [Run(tmp_path / name, tmp_path, 1) for name in made]
+    for run in runs:
+        path = made[run.id]
+        outputs = {"dataset": Artifact("Dataset", "d", path, {})} if path is not None else None
+        monkeypatch.setattr(run, "outputs", lambda stage, outputs=outputs: outputs)
+    assert ledger.find_in_runs(runs, "train.jsonl:3")["run"] == "second"
+    assert ledger.find_in_runs(runs, "else.jsonl:1")["run"] == "third"
+    assert ledger.find_in_runs(runs, 0)["run"] == "third", "numbers are those of the latest"
+    with pytest.raises(DataError, match=r"(?s)RUN-012 .*3 rows of train\.jsonl"):
+        ledger.find_in_runs(runs, "train.jsonl:99")
+    with pytest.raises(DataError, match=r"(?s)RUN-012 .*1 rows of else\.jsonl"):
+        ledger.find_in_runs(runs, "nowhere.jsonl:1")
+    with pytest.raises(DataError, match="RUN-013 run refused has no prepared data"):
+        ledger.find_in_runs(runs[3:], "train.jsonl:1")

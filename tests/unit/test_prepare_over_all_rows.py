@@ -64,6 +64,28 @@ def test_every_row_that_goes_names_its_twin_and_copies_are_in_the_dataset(tmp_pa
     assert [copies[28], copies[29]] == [1, 1]
 
 
+def test_shares_hold_of_the_rows_that_token_limits_leave_and_count_rows_not_pieces(
+    tmp_path: Path, prepare: Any
+) -> None:
+    write(tmp_path / "a.jsonl", [(text(seed, 10), text(seed + 500, 10 if seed < 20 else 200)) for seed in range(40)])
+    write(tmp_path / "b.jsonl", [(text(seed, 10), text(seed + 500, 10)) for seed in range(100, 140)])
+    sources = [{"path": "a.jsonl", "split": "train"}, {"path": "b.jsonl", "split": "train", "limit": 30}]
+    asked = {"sources": sources, "filters": {"length": None}, "mixture": {"temperature": "infinite"}, "max_tokens": 250}
+    dataset, ledger = prepare(**asked)
+    assert Counter(line["rule"] for line in ledger.values()) == {None: 45, "too_long": 20, "mixture": 15}
+    copies = Counter({place[0]: 0 for place in ledger})
+    for place, line in ledger.items():
+        copies[place[0]] += line["copies"]
+    assert copies == {"a": 25, "b": 25}, "halves, of what is left"
+    asked["max_tokens"], sources[0]["path"] = 250, "texts.txt"
+    (tmp_path / "texts.txt").write_text("".join(text(seed, 200) + "\n" for seed in range(30)))
+    dataset, ledger = prepare(**asked, too_long="split")
+    texts, chats = dataset.statistics["sources"]
+    assert (texts["epoch"], chats["epoch"]) == (30, 30)
+    assert texts["examples"] > 60
+    assert texts["examples"] + chats["examples"] == dataset.num_examples
+
+
 def test_another_file_to_watch_makes_another_dataset(tmp_path: Path, prepare: Any) -> None:
     write(tmp_path / "a.jsonl", [(text(seed, 30), "yes") for seed in range(20)])
     write(tmp_path / "bench.jsonl", [(text(3, 30), "public")])

@@ -151,6 +151,14 @@ def test_a_long_chat_is_split_between_exchanges_and_learns_each_answer_once(tmp_
     assert len(heads) == 1, "every piece begins with the system turn"
     texts = [split.sequence(example)[0] for example in range(split.num_examples) if split.row(example) == 2]
     assert np.concatenate(texts).tolist() == whole.sequence(2)[0].tolist()
+    told, lengths = split.statistics, split.lengths()
+    train = told["splits"]["train"]
+    assert (train["rows"], train["examples"]) == (3, split.num_examples), "what is told is what is trained"
+    assert (train["tokens"], train["max"]) == (lengths.sum(), lengths.max())
+    assert train["learned_tokens"] == split.learned_weights().sum()
+    assert (sum(told["lengths"]["counts"]), told["lengths"]["edges"][-1]) == (split.num_examples, lengths.max())
+    (source,) = told["sources"]
+    assert (source["epoch"], source["examples"], source["tokens"]) == (3, split.num_examples, lengths.sum())
 
 
 def learned_texts(dataset: Dataset, row: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tunesmith.errors import DataError, QuestionError
@@ -104,6 +105,24 @@ def test_parquet_is_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(DataError, match="DAT-006"):
         list(read_rows(tmp_path / "b.parquet"))
+
+
+def test_a_damaged_row_group_of_parquet_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"Text number {n} of this file, which says little." for n in range(300)]})
+    pq.write_table(table, path, row_group_size=100, compression="zstd", use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    start = column.data_page_offset + column.total_compressed_size // 2
+    data[start : start + 200] = b"\xff" * 200
+    path.write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"DAT-006 .*a\.parquet cannot be read as Parquet, row group 1 of 3 \(rows 100 to 199\): "
+    ):
+        list(read_rows(path))
+    path.write_bytes(data[:-4] + b"????")
+    with pytest.raises(DataError, match=r"DAT-006 .*a\.parquet cannot be read as Parquet: "):
+        list(read_rows(path))
 
 
 def test_parts_end_with_lines_and_give_what_the_whole_file_gives(tmp_path: Path) -> None:

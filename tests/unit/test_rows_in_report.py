@@ -74,7 +74,7 @@ def test_the_funnel_is_in_the_order_of_what_happened_and_in_words(prepared: Run)
     ]  # fmt: skip
     for told in (
         "e-mail address replaced in 1 row", "What each threshold of", "Over data.max_tokens 300: 1 row, dropped",
-        "No row that is trained on gives a held-out row away", "used rows by length in tokens", "rows by score, kept from 0.1",
+        "No row that is trained on gives a held-out row away", "examples by length in tokens, as they are trained", "rows by score, kept from 0.1",
         "Mixture",
     ):  # fmt: skip
         assert told in page, told
@@ -94,7 +94,8 @@ def test_what_an_epoch_holds_of_each_source_adds_up(prepared: Run) -> None:
     assert desk["read"] + more["read"] == facts["statistics"]["read"]
     assert desk["trained"] + more["trained"] == facts["statistics"]["splits"]["train"]["rows"]
     assert more["epoch"] == 2 * more["trained"]
-    assert desk["tokens"] + more["tokens"] / 2 == facts["statistics"]["splits"]["train"]["tokens"]
+    assert desk["tokens"] + more["tokens"] == facts["statistics"]["splits"]["train"]["tokens"]
+    assert desk["examples"] + more["examples"] == facts["statistics"]["splits"]["train"]["examples"]
 
 
 @pytest.mark.parametrize("texts", ["masked", "hidden"])
@@ -261,6 +262,8 @@ def test_explain_is_read_by_people(prepared: Run) -> None:
     assert re.search(r"threshold +300\n", long)
     assert re.search(r"copies +2 examples of the Dataset|split +(validation|test)", explained(prepared, "more.jsonl:1"))
     assert json.loads(explained(prepared, "rows.jsonl:4", "--json"))["twin"]["position"] == 1
+    alone = CliRunner().invoke(group, ["explain", "rows.jsonl:4", "--workspace", str(prepared.workspace)])
+    assert re.search(r"run +seen-\w{8}\n", alone.output), "who answered"
 
 
 def test_explain_of_a_blank_line(prepared: Run) -> None:
@@ -325,10 +328,15 @@ def test_the_report_says_by_what_rows_were_encoded_and_which_are_flagged() -> No
 
     statistics = {
         "read": 3, "used": 3, "funnel": [], "splits": {}, "formats": {}, "lengths": {"counts": [3], "edges": [0, 1]},
-        "encoding": {"tokenizer": {"fast": False, "why": "gigatoken refuses this tokenizer: <b>"}, "ways": {}},
+        "encoding": {"tokenizer": {"fast": False, "why": "gigatoken does not know it (<b>)"}, "ways": {}},
         "flags": {"control_in_text": 2, "joined_differs": 0},
+        "told": {"cleaning": {"odd": {"odd spaces": {"rows": 2, "samples": ["a.jsonl:3"]}}}},
     }  # fmt: skip
     page = fate({"statistics": statistics, "recipe": {"data": {"max_tokens": 8, "too_long": "drop"}}, "run": "r"})
-    assert "Encoded by tokenizers (gigatoken refuses this tokenizer: &lt;b&gt;)." in page
+    assert (
+        "Encoded by tokenizers, by whose ids every faster encoder is judged: gigatoken does not know it (&lt;b&gt;)."
+        in page
+    )
     assert "2 rows hold a control token" in page
+    assert "2 rows with odd spaces (<code>a.jsonl:3</code>)" in page
     assert "other ids" not in page

@@ -46,6 +46,8 @@ def test_runs_open_by_id_by_its_start_by_folder_and_by_latest(tmp_path: Path) ->
     Run.open_or_create(tmp_path, recipe("seed: 3"))
     with pytest.raises(UsageError, match="RUN-008 2 runs begin with 'desk'"):
         Run.open("desk", tmp_path)
+    run.set_outputs("prepare", {})
+    assert Run.open("desk", tmp_path).id == run.id, "the other one finished nothing"
     with pytest.raises(UsageError, match=f"RUN-008 there is no run 'nope'.*{run.id}".replace("*", "(?s:.)*")):
         Run.open("nope", tmp_path)
     with pytest.raises(UsageError, match=r"(?s)empty is no workspace.*go to the folder"):

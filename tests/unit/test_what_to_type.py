@@ -47,3 +47,34 @@ def test_the_workspace_is_named_where_it_is_not_the_usual_one(monkeypatch: pytes
     assert any("tunesmith chat desk-1  " in line for line in usual)
     assert any("tunesmith chat desk-1 --workspace work  " in line for line in other)
     assert any("tunesmith serve desk-1 --workspace work  " in line for line in other)
+
+
+def test_what_differs_from_the_parent_is_told_key_by_key() -> None:
+    from tunesmith.cli import options
+    from tunesmith.recipe import difference, parse_recipe
+
+    old = parse_recipe("data: {sources: [{path: a.jsonl, weight: 2}]}", folder=Path("/rows"))
+    new = parse_recipe(
+        "data: {sources: [{path: a.jsonl}, {path: b.jsonl, fields: {prompt: q}}], filters: {length: null}}\n"
+        "train: {early_stopping: {patience: 3}}\nadapter: {targets: [q_proj, v_proj]}",
+        folder=Path("/rows"),
+    )
+    lines = options._parent_lines({"run": "desk-1", "changed": difference(old, new)})
+    assert lines[0] == "parent run desk-1, since then:"
+    assert lines[2:] == [
+        "  data.sources.0.weight: 2.0 -> 1.0",
+        "  data.filters.length.min_characters: 50 -> not set",
+        "  data.filters.length.max_characters: 10000 -> not set",
+        "  data.sources.1.path: not set -> /rows/b.jsonl",
+        "  and 4 more",
+    ]
+    assert lines[1].startswith("  adapter.targets: [q_proj, k_proj")
+    assert lines[1].endswith(" -> [q_proj, v_proj]")
+    assert options._parent_lines({"run": "desk-1", "changed": {}}) == [
+        "parent run desk-1: nothing in the recipe differs"
+    ]
+    kept = {"data.sources": [[{"path": "a", "name": None}], [{"path": "b"}]]}  # as runs of an older version noted it
+    assert (
+        options._parent_lines({"run": "r", "changed": kept})[1]
+        == "  data.sources: [{path: a, name: not set}] -> [{path: b}]"
+    )

@@ -14,11 +14,13 @@ from tunesmith.cli.options import RECIPE, json_option, show_json, workspace_opti
 @click.command("explain")
 @click.argument("what", required=False)
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--run", default="latest", show_default=True, help="The run whose ledger is asked about a row.")
+@click.option("--run", help="The run whose ledger is asked about a row. Default: the latest one that used the file.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors.")
 @workspace_option
 @json_option
-def command(what: str | None, recipe: Path | None, run: str, schema: bool, workspace: Path, as_json: bool) -> None:
+def command(
+    what: str | None, recipe: Path | None, run: str | None, schema: bool, workspace: Path, as_json: bool
+) -> None:
     """Explain a recipe key (with RECIPE: its value and where it came from), a section of keys, or what became of a row.
 
     \b
@@ -26,7 +28,8 @@ def command(what: str | None, recipe: Path | None, run: str, schema: bool, works
       tunesmith explain                                    every key, a line each
       tunesmith explain train                              the keys of a section
       tunesmith explain train.learning_rate recipe.yaml    a key, and its value in a recipe (recipe.yaml of the folder if not named)
-      tunesmith explain train.jsonl:48213 --run latest     line 48213 of a file of rows
+      tunesmith explain train.jsonl:48213                  line 48213 of a file of rows, in the latest run that used it
+      tunesmith explain array.json:0 --run support-1f0c    the first of a JSON array, Parquet or Arrow, in that run
       tunesmith explain --schema > recipe.schema.json      completion and checks in an editor
     """
     from tunesmith import api
@@ -86,6 +89,7 @@ def _lines(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     copies = entry.get("copies")
     if entry["status"] == "used" and copies is not None:
         yield "copies", f"{copies:,} example{'s' * (copies != 1)} of the Dataset"
+    yield "run", entry.get("run")
     yield "source", entry.get("source")
     yield "row", str(entry["row"])
     yield "key", entry.get("key")

@@ -9,6 +9,12 @@ import click
 
 from tunesmith.cli.options import RECIPE, json_option, show_json
 
+JUDGED = {
+    "pair": "preference pairs: the chosen answers are learned (format: chosen), the rejected ones are not looked at",
+    "ranked": "ranked answers: the best scored ones are learned (format: chosen), the others are not looked at",
+    "kto": "answers with a label: those that were liked are learned, a filter leaves the others out",
+}
+
 
 @click.command("init")
 @click.argument("data", nargs=-1, required=True, type=str)
@@ -50,7 +56,11 @@ def _tell(seen: Any) -> None:
         if file.fields:
             mapping = ", ".join(f"{ours} is {theirs!r}" for ours, theirs in file.fields.items())
             click.echo(f"  {file.path.name}: {mapping}: is that right?")
+        if file.judged:
+            click.echo(f"  {file.path.name}: {JUDGED[file.judged]}")
     for path, why in seen.left_out:
         click.echo(f"  left out: {path.name} ({why})")
+    if seen.skipped:
+        click.echo(f"  {seen.skipped}")
     if seen.problems:
         click.echo(f"  {seen.problems.total():,} rows cannot be used: choose data.on_bad_row in the recipe")

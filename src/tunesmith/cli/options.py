@@ -18,6 +18,7 @@ from tunesmith.units import format_gain, format_score, format_seconds
 
 WORKSPACE = "tunesmith-work"
 RECIPE = "recipe.yaml"
+SHOWN_KEYS = 5  # of those that differ from the parent run
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -219,10 +220,7 @@ def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
     else:
         lines.append(f"run {facts['run']}: {', '.join(facts['stages'])} in {format_seconds(seconds)}")
     if facts["parent"] and not facts["did_nothing"]:
-        changed = "; ".join(
-            f"{key}: {old} -> {new}" for key, (old, new) in list(facts["parent"]["changed"].items())[:5]
-        )
-        lines.append(f"parent run {facts['parent']['run']} ({changed or 'nothing in the recipe differs'})")
+        lines += _parent_lines(facts["parent"])
     lines += _moved_lines(facts["base_model"])
     lines += _score_lines(facts["scores"])
     if facts["gate"]:
@@ -239,6 +237,17 @@ def outcome_lines(facts: dict[str, Any], seconds: float) -> list[str]:
             f"        {program()} init YOUR_ROWS.jsonl    a recipe for data of your own",
         ]
     return lines
+
+
+def _parent_lines(parent: Mapping[str, Any]) -> list[str]:
+    """The run that this one came from, and a line for each key that differs."""
+    from tunesmith.recipe import change_lines
+
+    changed = change_lines(parent["changed"])
+    if not changed:
+        return [f"parent run {parent['run']}: nothing in the recipe differs"]
+    more = [f"  and {len(changed) - SHOWN_KEYS} more"] if len(changed) > SHOWN_KEYS else []
+    return [f"parent run {parent['run']}, since then:", *(f"  {line}" for line in changed[:SHOWN_KEYS]), *more]
 
 
 def program() -> str:

@@ -80,8 +80,10 @@ def _print_list(found: list[dict[str, Any]], workspace: Path) -> None:
 def _print_comparison(found: dict[str, Any]) -> None:
     first, second = found["runs"]
     click.echo(f"{first['run']}  ->  {second['run']}")
-    for key, (old, new) in found["changed"].items():
-        click.echo(f"  {key}: {old} -> {new}")
+    from tunesmith.recipe import change_lines
+
+    for line in change_lines(found["changed"]):
+        click.echo(f"  {line}")
     if not found["changed"]:
         click.echo("  the recipes are equal")
     for part in dict.fromkeys([*first["scores"], *second["scores"]]):

@@ -47,9 +47,14 @@ def num_steps(spec: Recipe, statistics: Mapping[str, Any] | None) -> int | None:
     """Steps of the training; None before the rows were counted, unless the recipe says it."""
     if statistics is None:
         return spec.train.max_steps
-    rows = statistics["splits"]["train"]["rows"]
-    steps = math.ceil(max(1, round(spec.train.epochs * rows)) / spec.train.batch_size)
+    examples = num_examples(statistics["splits"]["train"])
+    steps = math.ceil(max(1, round(spec.train.epochs * examples)) / spec.train.batch_size)
     return min(steps, spec.train.max_steps or steps)
+
+
+def num_examples(split: Mapping[str, Any]) -> int:
+    """What an epoch goes over: rows as often as they come, in their pieces. Older Datasets count rows alone."""
+    return split.get("examples", split["rows"])
 
 
 def validations(spec: Recipe, steps: int) -> int:

@@ -249,7 +249,7 @@ class _Case:
 
 def _step_tokens(train: Mapping[str, Any], batch_size: int) -> float:
     """Tokens of a step with many tokens: lengths add up as draws do, and one step in fifteen is above this."""
-    mean = train["tokens"] / max(1, train["rows"])
+    mean = train["tokens"] / max(1, disk.num_examples(train))
     spread = max(0.0, train.get("p90", train["max"]) - train.get("p50", mean)) / 1.28  # of a normal distribution
     return batch_size * mean + 1.5 * spread * math.sqrt(batch_size)
 

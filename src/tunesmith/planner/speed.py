@@ -125,9 +125,9 @@ def rates_of(hardware: Hardware, threads: int, processes: int) -> Rates:
 
 
 def step_work(job: Job, batch_size: int, train: Mapping[str, Any]) -> Work:
-    """The work of a step over all processes. train: rows, tokens and learned_tokens of the split."""
+    """The work of a step over all processes. train: examples, tokens and learned_tokens of the split."""
     step, shape = job.step, job.step.shape
-    mean = train["tokens"] / max(1, train["rows"])
+    mean = train["tokens"] / max(1, disk.num_examples(train))
     tokens = mean * batch_size
     learned = tokens * train["learned_tokens"] / max(1, train["tokens"])
     again = 1 if step.recompute else 0

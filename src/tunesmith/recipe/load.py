@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,13 +181,45 @@ def _attempt(recipe: Recipe, values: Mapping[str, Any]) -> list[Problem]:
 
 
 def difference(old: Recipe, new: Recipe) -> dict[str, list[Any]]:
-    """Keys whose values differ: {key: [old, new]}; a key that only one side has shows null for the other."""
+    """Keys whose values differ: {key: [old, new]}; a key that only one side has shows null for the other.
+
+    An entry that only one side lists, such as a further source, shows what it says itself and none of its defaults.
+    """
     before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     return {
         key: [before.get(key), after.get(key)]
-        for key in [*before, *(set(after) - set(before))]
-        if before.get(key) != after.get(key)
+        for key in [*before, *(key for key in after if key not in before)]
+        if before.get(key) != after.get(key) and not (_is_listed(key) and _adds_nothing(key, before, after))
     }
+
+
+def change_lines(changed: Mapping[str, Sequence[Any]]) -> list[str]:
+    """What `difference` found, for people: a line `key: old -> new` each."""
+    return [f"{key}: {_in_words(old)} -> {_in_words(new)}" for key, (old, new) in changed.items()]
+
+
+def _in_words(value: Any) -> str:
+    """As a recipe would say it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_in_words, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_in_words(inner)}' for name, inner in value.items())}}}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "not set" if value is None else str(value)
+
+
+def _is_listed(key: str) -> bool:
+    return any(part.isdigit() for part in key.split("."))
+
+
+def _adds_nothing(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a key that one side alone has holds there what it would hold if nobody had written it."""
+    if key in before and key in after:
+        return False
+    known = all_keys().get(".".join("0" if part.isdigit() else part for part in key.split(".")))
+    value = before.get(key, after.get(key))
+    return value in ([], {}) or (known is not None and value == known.default)
 
 
 def code_named(recipe: Recipe) -> list[str]:
@@ -696,4 +728,6 @@ def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         return {
             key: value for name, child in node.items() for key, value in _flatten(child, f"{prefix}{name}.").items()
         }
+    if isinstance(node, list) and any(isinstance(child, dict) for child in node):
+        return _flatten({str(place): child for place, child in enumerate(node)}, prefix)
     return {prefix.rstrip("."): node}

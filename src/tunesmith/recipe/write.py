@@ -15,6 +15,12 @@ KEPT_SHORT, KEPT_LONG = 50, 10_000  # characters: the defaults of data.filters.l
 QUALITY = 0.7  # the default of data.filters.quality
 WANTED_TEST, WANTED_VALIDATION = 20, 10  # rows; fewer say next to nothing
 LISTED_FILES = 20
+# What SFT takes from rows with several answers, or with judged ones (see TXT-048).
+LEARNED = {
+    "pair": "preference pairs: SFT learns the chosen answers; the rejected ones are not looked at",
+    "ranked": "ranked answers: SFT learns the best scored ones",
+    "kto": "answers with a label: SFT learns those that were liked, filters.where leaves the others out",
+}
 
 
 def commented_recipe(seen: Any, recipe: Path, base: str) -> str:
@@ -78,6 +84,7 @@ def _head(seen: Any) -> list[str]:
     if seen.measured:
         lines.append(f"#   tokens per row: 99 of 100 at most {seen.measured.p99:,}, longest {seen.measured.longest:,}")
     lines += [f"#   left out: {path.name} ({why})" for path, why in seen.left_out[:LISTED_FILES]]
+    lines += [f"#   {seen.skipped}"] if seen.skipped else []
     return [
         *lines,
         "# Next: tunesmith check RECIPE, tunesmith plan RECIPE, tunesmith run RECIPE. `tunesmith explain KEY` explains each key.",
@@ -110,6 +117,9 @@ def _sources(seen: Any, folder: Path) -> list[str]:
             mapping = ", ".join(f"{ours}: {_quoted(theirs)}" for ours, theirs in file.fields.items())
             parts.append(f"fields: {{{mapping}}}")
             note = "   # our name: your column; is this the question, and this the answer?"
+        if file.format != "auto":
+            parts.append(f"format: {file.format}")
+            note += ("; " if note else "   # ") + LEARNED[file.judged]
         lines.append(f"    - {{{', '.join(parts)}}}{note}")
     return lines
 
@@ -142,6 +152,7 @@ def _bad_rows(seen: Any) -> list[str]:
 def _filters(seen: Any) -> list[str]:
     shortest, longest = min(KEPT_SHORT, seen.characters["min"]), max(KEPT_LONG, seen.characters["max"])
     lines = [f"    length: {{min_characters: {shortest}, max_characters: {longest}}}   # takes none of your rows"]
+    lines += [f"    where: {json.dumps(seen.filters)}   # disliked answers are left out"] if seen.filters else []
     if not seen.scores:
         return [*lines, "    quality: null   # your rows have no quality_score column"]
     told = f"{_below_quality(seen):,} of {len(seen.scores):,} rows are not above it; scores run from {seen.scores[0]:g} to {seen.scores[-1]:g}"

@@ -54,6 +54,7 @@ def fate(facts: dict[str, Any]) -> str:
         f"<p>Recognised: {escape(formats)}.</p>" if formats else "",
         _funnel(statistics),
         _as_used(statistics),
+        _odd(statistics),
         _splits(statistics),
         _lengths(statistics, facts["recipe"]["data"]),
         _encoding(statistics),
@@ -96,16 +97,28 @@ def _as_used(statistics: Statistics) -> str:
     return f"<p>Used otherwise than they were read: {escape(', '.join(told))}.</p>" if told else ""
 
 
+def _odd(statistics: Statistics) -> str:
+    """Characters that nobody sees, which stay."""
+    odd = statistics.get("told", {}).get("cleaning", {}).get("odd") or {}
+    told = [
+        f"{_rows(seen['rows'])} with {escape(kind)} ({', '.join(map(_place, seen['samples']))})"
+        for kind, seen in odd.items()
+    ]
+    return f"<p>Kept as they are: {'; '.join(told)}.</p>" if told else ""
+
+
 def _splits(statistics: Statistics) -> str:
+    """Rows of each split and what they are in training: repeated, in pieces, cut at the limit."""
     rows = [
         (
-            name, values["rows"], values["tokens"], values["learned_tokens"],
+            name, values["rows"], values.get("examples", values["rows"]), values["tokens"], values["learned_tokens"],
             f"{values['p50']:,} / {values['p99']:,} / {values['max']:,}",
         )
         for name, values in statistics["splits"].items()
         if values["rows"]
     ]  # fmt: skip
-    return table(("split", "rows", "tokens", "learned", "length p50 / p99 / max"), rows) if rows else ""
+    heads = ("split", "rows", "examples", "tokens", "learned", "length p50 / p99 / max")
+    return table(heads, rows) if rows else ""
 
 
 def _encoding(statistics: Statistics) -> str:
@@ -113,8 +126,11 @@ def _encoding(statistics: Statistics) -> str:
     told = statistics.get("encoding")
     if not told:
         return ""
-    by = "the fast tokenizer" if told["tokenizer"]["fast"] else "tokenizers"
-    sentences = [f"Encoded by {by} ({told['tokenizer']['why']})."]
+    is_fast, why = told["tokenizer"]["fast"], told["tokenizer"]["why"]
+    if is_fast:
+        sentences = [f"Encoded by gigatoken, which gives the ids of tokenizers: {why}."]
+    else:
+        sentences = [f"Encoded by tokenizers, by whose ids every faster encoder is judged: {why}."]
     flags = statistics.get("flags", {})
     if flags.get("control_in_text"):
         sentences.append(
@@ -131,9 +147,11 @@ def _lengths(statistics: Statistics, asked: Mapping[str, Any]) -> str:
     lengths, over = statistics.get("lengths"), statistics.get("over_limit")
     out = []
     if lengths and sum(lengths["counts"]):
-        out.append(charts.histogram(lengths["counts"], lengths["edges"], "used rows by length in tokens"))
+        out.append(
+            charts.histogram(lengths["counts"], lengths["edges"], "examples by length in tokens, as they are trained")
+        )
     if over:
-        told = f"Before the limit: p50 {over['p50']:,}, p99 {over['p99']:,}, longest {over['max']:,} tokens. "
+        told = f"Rows before the limit: p50 {over['p50']:,}, p99 {over['p99']:,}, longest {over['max']:,} tokens. "
         limit = f"data.max_tokens {asked['max_tokens']:,}"
         if over["rows"]:
             told += (
@@ -300,7 +318,7 @@ def _leaks(told: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
 
 
 def _mixture(statistics: Statistics, asked: Mapping[str, Any]) -> str:
-    """What an epoch holds of each source; of older Datasets before rows over the token limit went."""
+    """What an epoch holds of each source, its share by rows; of older Datasets before rows over the token limit went."""
     names = [source["name"] or PurePath(source["path"]).name.split(".")[0] for source in asked["sources"]]
     sources = statistics.get("sources") or [
         {"name": name, "trained": share["rows"], "epoch": share["epoch"]}
@@ -315,13 +333,14 @@ def _mixture(statistics: Statistics, asked: Mapping[str, Any]) -> str:
         "read": "read",
         "used": "used",
         "trained": "trained on",
-        "epoch": "examples in an epoch",
+        "epoch": "rows in an epoch",
+        "examples": "examples in an epoch",
         "tokens": "tokens in an epoch",
     }
     there = [name for name in columns if name in sources[0]]
     rows = [(source["name"], *(source[name] for name in there)) for source in sources]
     listed = table(("source", *(columns[name] for name in there)), rows)
-    return f"<h3>Mixture <small>share of each source in an epoch</small></h3>{bars}{listed}"
+    return f"<h3>Mixture <small>share of each source in the rows of an epoch</small></h3>{bars}{listed}"
 
 
 # ------------------------------------------------------------------------------------------------- what was found

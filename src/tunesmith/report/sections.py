@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from tunesmith.recipe import change_lines
 from tunesmith.report import charts
 from tunesmith.report.data import examined, fate, measured, sample, together
 from tunesmith.report.markup import code, cut, section
@@ -376,7 +377,7 @@ def provenance(facts: dict[str, Any]) -> str:
     out.append(f"<p>Time by stage: {escape(seconds)}.</p>" if seconds else "")
     parent = facts["parent"]
     if parent:
-        changed = "; ".join(f"{key}: {old} → {new}" for key, (old, new) in parent["changed"].items()) or "nothing"
+        changed = "; ".join(change_lines(parent["changed"])).replace(" -> ", " → ") or "nothing"
         out.append(f"<p>Parent run: {escape(parent['run'])}; changed since: {escape(changed)}.</p>")
     out.append(f"<div class='scroll'><table>{artifacts}</table></div>" if artifacts else "")
     return section("Where it comes from", "".join(out)) if any(out) else ""

@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,6 +41,16 @@ ROLE_TEXT = 0
 HEADER_BYTES = 128
 
 Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Of each of N examples that were written: its row, its place in SPLITS, tokens, and those that are predicted and learned."""
+
+    rows: np.ndarray
+    splits: np.ndarray
+    tokens: np.ndarray
+    learned: np.ndarray
 
 
 class DatasetWriter:
@@ -106,6 +117,16 @@ class DatasetWriter:
         self._examples.frombytes(np.arange(first, first + len(lengths), dtype=np.int64).tobytes())
         self._keys.frombytes(np.ascontiguousarray(rows, dtype=np.int64).tobytes())
         self._splits.frombytes(np.ascontiguousarray(splits, dtype=np.uint8).tobytes())
+
+    def written(self) -> Written:
+        """What was added so far, each example with its one sequence."""
+        import numpy as np
+
+        spans = np.array(self._spans, np.int32).reshape(-1, 2)
+        ends = np.concatenate([[0], np.cumsum(spans[:, 1] - np.maximum(spans[:, 0], 1), dtype=np.int64)])
+        learned = np.diff(ends[np.array(self._span_offsets, np.int64)])
+        tokens = np.diff(np.array(self._sequences, np.int64))
+        return Written(np.array(self._keys, np.int64), np.array(self._splits, np.uint8), tokens, learned)
 
     def close(
         self,

@@ -6,7 +6,7 @@ which only preparation and this look need: it is imported here when asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
     """The ledger's entry of one row; where it gave way to a twin, the twin's entry under "twin".
 
     where: a Run whose prepare has finished, its Dataset, or the Dataset's folder.
-    row:   "train.jsonl:48213" (file and line, or index in a JSON array or table; a source's name does as well), or a row id.
+    row:   "train.jsonl:48213" (file and line, or index from 0 in a JSON array, Parquet or Arrow; a source's name does as well), or a row id.
     Raises UsageError RUN-011 when `row` can not be read so or names rows of several files, DataError RUN-012 when
     there is no such row. Only the columns that are asked for are read, and the row groups that hold the row.
     """
@@ -38,7 +38,7 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
             f"no row {row} in {path}",
             expected="FILE:LINE or a row id of this ledger; " + _overview(path),
             fix=_nearest(path, source, number)
-            or "count lines from 1, as your editor does, rows of a JSON array or a table from 0; blank lines are no rows",
+            or "count lines from 1, as your editor does; rows of a JSON array, Parquet or Arrow from 0; blank lines are no rows",
         )
     if len(found) > 1:
         one_of = ", ".join(f"{entry['row']} (of {entry['source']})" for entry in found[:SHOWN])
@@ -49,6 +49,33 @@ def find(where: Run | Artifact | Path, row: str | int) -> dict[str, Any]:
     if isinstance(entry.get("kept_twin"), int):
         entry["twin"] = next(iter(_by_id(path, entry["kept_twin"])), None)
     return entry
+
+
+def find_in_runs(runs: Sequence[Run], row: str | int) -> dict[str, Any]:
+    """As `find`, in the latest of several runs whose ledger holds the file; its id stands under "run".
+
+    runs: the latest last. A row id, which every run numbers anew, is that of the latest one with prepared data.
+    Raises as `find`, of the run that has the file, else of the latest with prepared data; RUN-013 where none has any.
+    """
+    source, _ = _parse(str(row))
+    prepared = [run for run in reversed(runs) if run.outputs("prepare") is not None]
+    for run in prepared:
+        if source is None or _holds(_path(run), source):
+            return {**find(run, row), "run": run.id}
+    return find(prepared[0] if prepared else runs[-1], row)
+
+
+def _holds(path: Path, source: str) -> bool:
+    """Whether a ledger has rows of a file, or of a source of that name."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return False
+    return pq.read_table(path, columns=["row"], filters=_named(source)).num_rows > 0
+
+
+def _named(source: str) -> list[list[tuple[str, str, str]]]:
+    return [[("file", "==", Path(source).name)], [("source", "==", source)]]
 
 
 def places(where: Run | Artifact | Path, rows: Iterable[int]) -> dict[int, str]:
@@ -135,8 +162,7 @@ def _nearest(path: Path, source: str | None, number: int) -> str:
         return ""
     import pyarrow.compute as pc
 
-    of_file, of_source = [("file", "==", Path(source).name)], [("source", "==", source)]
-    own = _table(path, columns=["file", "source", "position"], filters=[of_file, of_source])
+    own = _table(path, columns=["file", "source", "position"], filters=_named(source))
     sides = []
     for is_on_side, farthest in ((pc.less, pc.max), (pc.greater, pc.min)):
         side = own.filter(is_on_side(own["position"], number))

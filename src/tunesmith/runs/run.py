@@ -85,6 +85,7 @@ class Run:
     def open(cls, path_or_id: Path | str, workspace: Path | None = None) -> Run:
         """An existing Run by its folder, its id, the unambiguous start of its id, or "latest".
 
+        Of several that begin so, those that finished no stage (their recipe or rows were refused) are passed over.
         Raises UsageError RUN-008 when there is none or more than one.
         """
         path = Path(path_or_id)
@@ -97,6 +98,8 @@ class Run:
         found = [id for id in known if id.startswith(name)]
         if name in known or name == "latest":
             found = known[-1:] if name == "latest" else [name]
+        if len(found) > 1:
+            found = [id for id in found if (workspace / "runs" / id / "outputs.json").exists()] or found
         if len(found) != 1:
             what = f"{len(found)} runs begin with {name!r}" if found else f"there is no run {name!r} in {workspace}"
             fix = f"one of: {', '.join((found or known)[-8:])}" if known else "tunesmith run RECIPE makes one"

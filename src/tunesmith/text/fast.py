@@ -100,7 +100,7 @@ def best_encoder(reference: Reference, sample: Sequence[str] = ()) -> tuple[Batc
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
-        proof = Proof(False, f"gigatoken refuses this tokenizer: {_first_line(error)}")
+        proof = Proof(False, f"gigatoken does not know this kind of tokenizer ({_first_line(error)})")
     return (fast if proof.fast else by_tokenizers(plain, texts)), proof
 
 

@@ -6,7 +6,7 @@ INFO = StageInfo(
     name="prepare",
     needs=(),
     makes=("rows", "tokens", "dataset"),
-    version=3,
+    version=4,
     keys=("seed", "data", "model.base", "model.revision", "model.template"),
     externals="tunesmith.stages.prepare.externals:externals",
 )

@@ -14,10 +14,17 @@ import pyarrow.parquet as pq
 
 from tunesmith.errors import DataError
 from tunesmith.recipe import Recipe
-from tunesmith.runs.dataset import SPLITS, DatasetWriter
+from tunesmith.runs.dataset import SPLITS, DatasetWriter, Written
 from tunesmith.stages.prepare.accounts import DROPPED, LEDGER, NONE, QUARANTINED, STATUSES, USED
-from tunesmith.stages.prepare.decide import Selection, place_in
-from tunesmith.stages.prepare.encoding.by_tokens import Pieces, Sizes, judge_tokens, over_limit, with_pieces
+from tunesmith.stages.prepare.decide import Selection, mix_in, place_in
+from tunesmith.stages.prepare.encoding.by_tokens import (
+    Pieces,
+    Sizes,
+    judge_tokens,
+    over_limit,
+    shorten,
+    with_pieces,
+)
 from tunesmith.stages.prepare.encoding.encoder import CONTROL_IN_TEXT, JOINED_DIFFERS, Encoder
 from tunesmith.stages.prepare.encoding.tokens import PartTokens, Tokens
 from tunesmith.stages.prepare.items import held_out_items
@@ -39,21 +46,22 @@ def assemble(
 ) -> dict[str, Any]:
     """Fills `folder` with the Dataset; returns its statistics. told: how the rows were encoded. Raises DataError DAT-033 where no row is left to train on."""
     sizes = Sizes.of(rows.num_rows)
-    judged = [
-        judge_tokens(spec, rows, number, tokens.part(number), selection, encoder, sizes)
-        for number in range(len(rows.parts))
-    ]
+    numbers = range(len(rows.parts))
+    for number in numbers:
+        judge_tokens(spec, rows, number, tokens.part(number), selection, sizes)
+    mix_in(spec, rows, selection)
+    shortened = [shorten(spec, rows, number, tokens.part(number), selection, encoder, sizes) for number in numbers]
     refuse_nothing_left(selection)
     # Writing compressed columns leaves the interpreter free, and so does writing ids.
     with ThreadPoolExecutor(1) as aside:
         ledger = aside.submit(write_ledger, folder / "ledger.parquet", rows, selection, sizes)
         writer = DatasetWriter(folder)
         samples: list[dict[str, Any]] = []
-        for number, pieces in enumerate(judged):
+        for number, pieces in enumerate(shortened):
             part = tokens.part(number)
             _gather(spec, part, pieces, rows.parts[number]["base"], selection, writer)
             samples += _samples(rows, number, part, selection, encoder.tokenizer, SAMPLES - len(samples))
-        statistics = {**statistics_of(spec, rows, selection, sizes), "encoding": told}
+        statistics = {**statistics_of(spec, rows, selection, sizes, writer.written()), "encoding": told}
         writer.close(
             items=held_out_items(spec, rows, tokens, selection, encoder.tokenizer),
             samples=samples,
@@ -167,8 +175,11 @@ def _samples(
 # ---------------------------------------------------------------------------------------------------- the accounting
 
 
-def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) -> dict[str, Any]:
-    """Counts, lengths and the funnel of a Dataset, as statistics.json has them."""
+def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes, written: Written) -> dict[str, Any]:
+    """Counts, lengths and the funnel of a Dataset, as statistics.json has them.
+
+    Splits and lengths count examples as they are trained: cut at the limit, in pieces, as often as they come.
+    """
     accounts, total = selection.accounts, rows.num_rows
     used = accounts.left
     funnel: Counter[tuple[str, str]] = Counter()
@@ -185,8 +196,7 @@ def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) 
     formats: Counter[str] = Counter()
     for part in rows.parts:
         formats.update(part["formats"])
-    lengths = sizes.tokens[used]
-    counts, edges = np.histogram(lengths if len(lengths) else [0], bins=20)
+    counts, edges = np.histogram(written.tokens if len(written.tokens) else [0], bins=20)
     truncated = used & (accounts.rule == (accounts.rules.index("truncated") if "truncated" in accounts.rules else -2))
     return {
         "read": total,
@@ -207,10 +217,11 @@ def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) 
             }
             for (status, rule), count in funnel.most_common()
         ],
-        "sources": _by_source(rows, selection, sizes, spec.data.max_tokens),
+        "sources": _by_source(rows, selection, written),
         "splits": {
             name: split_statistics(
-                *(column[used & (selection.splits == number)] for column in (sizes.tokens, sizes.learned))
+                int(np.sum(used & (selection.splits == number))),
+                *(column[written.splits == number] for column in (written.tokens, written.learned)),
             )
             for number, name in enumerate(SPLITS)
         },
@@ -220,19 +231,27 @@ def statistics_of(spec: Recipe, rows: Rows, selection: Selection, sizes: Sizes) 
     }
 
 
-def _by_source(rows: Rows, selection: Selection, sizes: Sizes, limit: int) -> list[dict[str, Any]]:
-    """Of each source in the recipe's order: rows read, used and trained on, and what an epoch holds of it: examples, tokens."""
+def _by_source(rows: Rows, selection: Selection, written: Written) -> list[dict[str, Any]]:
+    """Of each source in the recipe's order: rows read, used and trained on, and what an epoch holds of it.
+
+    epoch: rows with their copies, by which shares go. examples: those rows in their pieces. tokens: of the examples.
+    """
     count = len(rows.sources)
     source = np.repeat([part["source"] for part in rows.parts], [part["rows"] for part in rows.parts])
     used = selection.accounts.left
     trained = used & (selection.splits == 0)
-    copies = np.where(trained, selection.copies * sizes.sequences, 0)
-    # Pieces of a split row come as often as the row and hold about its tokens; a cut one holds the limit.
-    lengths = np.where(sizes.sequences > 1, sizes.tokens, np.minimum(sizes.tokens, limit))
-    tokens = np.where(trained, selection.copies * lengths.astype(np.int64), 0)
+    of_row = {
+        "read": np.ones(len(source)),
+        "used": used,
+        "trained": trained,
+        "epoch": np.where(trained, selection.copies, 0),
+    }
+    sums = {name: np.bincount(source, weights=values, minlength=count) for name, values in of_row.items()}
+    in_training = written.splits == 0
+    owners = source[written.rows[in_training]]
+    sums["examples"] = np.bincount(owners, minlength=count)
+    sums["tokens"] = np.bincount(owners, weights=written.tokens[in_training], minlength=count)
     names = {part["source"]: rows.source_name(part) for part in rows.parts}
-    columns = {"read": np.ones(len(source)), "used": used, "trained": trained, "epoch": copies, "tokens": tokens}
-    sums = {name: np.bincount(source, weights=values, minlength=count) for name, values in columns.items()}
     return [
         {"name": names.get(number, ""), **{name: int(values[number]) for name, values in sums.items()}}
         for number in range(count)
@@ -246,18 +265,22 @@ def _with_places(rows: Rows, told: dict[str, Any]) -> dict[str, Any]:
         name: {**rule, "samples": [place_in(rows, row) for row in rule["samples"]]}
         for name, rule in cleaning["rules"].items()
     }
-    out = {**told, "cleaning": {**cleaning, "rules": rules}}
+    odd = {
+        kind: {**seen, "samples": [place_in(rows, row) for row in seen["samples"]]}
+        for kind, seen in cleaning["odd"].items()
+    }
+    out = {**told, "cleaning": {**cleaning, "rules": rules, "odd": odd}}
     if "conflicts" in told:
         samples = [[place_in(rows, row) for row in group] for group in told["conflicts"]["samples"]]
         out["conflicts"] = {**told["conflicts"], "samples": samples}
     return out
 
 
-def split_statistics(tokens: np.ndarray, learned: np.ndarray) -> dict[str, int]:
-    """Of one split: rows, tokens, learned tokens, percentiles of the rows' lengths."""
+def split_statistics(rows: int, tokens: np.ndarray, learned: np.ndarray) -> dict[str, int]:
+    """Of one split: rows, the examples that they became, their tokens, learned tokens and percentiles of their lengths."""
     lengths = tokens if len(tokens) else np.zeros(1, np.int64)
     percentiles = {f"p{share}": int(np.percentile(lengths, share)) for share in (50, 90, 99)}
-    sums = {"rows": len(tokens), "tokens": int(tokens.sum()), "learned_tokens": int(learned.sum())}
+    sums = {"rows": rows, "examples": len(tokens), "tokens": int(tokens.sum()), "learned_tokens": int(learned.sum())}
     return {**sums, **percentiles, "max": int(lengths.max())}
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
 
 from tunesmith.errors import DataError, Problem
 from tunesmith.recipe import Recipe
+from tunesmith.stages.prepare.reading.files import COMPRESSED
+from tunesmith.stages.prepare.reading.found import NOT_UTF8, READS_AS_LATIN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +25,65 @@ if TYPE_CHECKING:
 
 SHOWN_PER_CODE = 3
 REFUSED = "TXT-056"  # by the chat template
+
+
+def bad_rows_of(rows: Rows, more: Iterable[dict[str, Any]] = ()) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """As `first_of_each_code`, of all bad rows and `more`; a file that is in another encoding throughout is told of once."""
+    more = list(more)
+    counts, first = first_of_each_code(itertools.chain(rows.problems(), more))
+    if counts.keys().isdisjoint(NOT_UTF8):
+        return counts, first
+    foreign = _foreign_files(rows)
+    others = (told for told in rows.problems() if _file_of(rows, told) not in foreign or told["code"] not in NOT_UTF8)
+    return counts, [*foreign.values(), *first_of_each_code(itertools.chain(others, more))[1]]
+
+
+def _foreign_files(rows: Rows) -> dict[int, dict[str, Any]]:
+    """File -> what is said of it: those of which no row is UTF-8 but those in plain ASCII, which any encoding reads alike."""
+    counts: Counter[int] = Counter()
+    first: dict[int, dict[str, Any]] = {}
+    mixed = set()
+    for told in rows.problems():
+        if told["code"] in NOT_UTF8:
+            file = _file_of(rows, told)
+            counts[file] += 1
+            first.setdefault(file, told)
+            if READS_AS_LATIN not in told["what"]:
+                mixed.add(file)
+    return {
+        file: _in_another_encoding(told, counts[file], Path(rows.files[file]))
+        for file, told in first.items()
+        if file not in mixed and _is_ascii(rows, file)
+    }
+
+
+def _in_another_encoding(told: dict[str, Any], count: int, path: Path) -> dict[str, Any]:
+    new = path.with_name(f"{path.name.partition('.')[0]}.utf8{''.join(path.suffixes)}")
+    command = f"iconv -f latin1 -t utf-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}"
+    if path.suffix.lower() in COMPRESSED:
+        command = f"unpack it, then {command.replace(path.suffix, '')}"
+    return {
+        **told,
+        "what": f"no row of the file that holds more than ASCII is UTF-8 ({count:,} rows); the first: {told['what']}",
+        "fix": f"if that reads well, convert the whole file: {command}; else put its encoding in the place of latin1",
+        "is_whole_file": True,
+    }
+
+
+def _file_of(rows: Rows, told: dict[str, Any]) -> int:
+    return rows.parts[bisect_right(rows.parts, told["row"], key=lambda part: part["base"]) - 1]["file"]
+
+
+def _is_ascii(rows: Rows, file: int) -> bool:
+    """Whether the good rows of a file hold nothing but ASCII."""
+    for number, facts in enumerate(rows.parts):
+        if facts["file"] == file:
+            table = rows.part(number, ("turns", "extra", "meta"))
+            contents = pc.struct_field(table["turns"].combine_chunks().flatten(), [1])
+            texts = (contents, table["extra"].cast("string"), table["meta"])
+            if not all(pc.all(pc.string_is_ascii(column)).as_py() is not False for column in texts):
+                return False
+    return True
 
 
 def first_of_each_code(problems: Iterable[dict[str, Any]]) -> tuple[Counter[str], list[dict[str, Any]]]:
@@ -87,6 +154,8 @@ def _as_problem(rows: list[dict[str, Any]], counts: Counter[str]) -> Problem:
     """The first of some rows with the same problem; the others by their place."""
     told = rows[0]
     count = counts[told["code"]]
+    if told.get("is_whole_file"):
+        return Problem(told["code"], _place(told), told["what"], told["expected"], told["fix"])
     others = f", such as {', '.join(map(_place, rows[1:]))}" if len(rows) > 1 else ""
     alike = f" ({count:,} rows with this code{others})" if count > 1 else ""
     return Problem(told["code"], _place(told), told["what"] + alike, told["expected"], told["fix"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith.text.formats import ANSWERS, COMPLETIONS, PROMPTS, FormatProblem, recognise
+from tunesmith.text.formats import ANSWERS, COMPLETIONS, JUDGED, PROMPTS, FormatProblem, recognise
+from tunesmith.text.preference import LIKED, LISTS, SCORE_LISTS, SIDES
 
 # Words of column names, the likelier first; a name such as "Customer Message" or "agentReply" is cut into its words.
 QUESTIONS = (
@@ -49,6 +51,25 @@ def propose_fields(rows: Sequence[Any]) -> dict[str, str] | None:
     return found
 
 
+def propose_format(rows: Sequence[Any], fields: Mapping[str, str]) -> tuple[str, str, str]:
+    """(kind, format, filter) for rows with answers that were judged: what lets SFT learn from them; ("", "auto", "") for others.
+
+    kind: pair, ranked or kto. filter: an expression that leaves disliked answers out. fields: of propose_fields.
+    """
+    ours = {theirs: name for name, theirs in fields.items()}
+    tables = [{ours.get(name, name): value for name, value in row.items()} for row in rows if isinstance(row, dict)]
+    kinds = Counter(_known(row) for row in tables)
+    kind = max(kinds, key=kinds.__getitem__, default=None)
+    if kind not in JUDGED:
+        return "", "auto", ""
+    if kind != "kto":
+        return kind, "chosen", ""
+    row = next(row for row in tables if _known(row) == kind)
+    label = next(name for name in LIKED if name in row)
+    plain = _known({name: value for name, value in row.items() if name not in LIKED})
+    return kind, plain or "messages", f"{label} is null or {label}"
+
+
 def _is_beside_the_point(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Ids, dates, numbers: a table's cells are all text, and these are no language."""
     words = {word.lower() for word in WORD.findall(name)}
@@ -73,6 +94,9 @@ def _other_case(row: Mapping[str, Any]) -> dict[str, str] | None:
         "sharegpt": ("conversations", "conversation"),
         "alpaca": ("instruction", "input", "system", *ANSWERS),
         "prompt_completion": (*PROMPTS, *COMPLETIONS),
+        "pair": (*PROMPTS, *(name for sides in SIDES for name in sides)),
+        "ranked": (*PROMPTS, *LISTS, *SCORE_LISTS),
+        "kto": (*PROMPTS, *COMPLETIONS, *LIKED),
     }[form]
     return {name: ours[name] for name in wanted if name in ours and ours[name] != name} or None
 

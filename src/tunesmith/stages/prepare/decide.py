@@ -1,4 +1,4 @@
-"""What is decided about rows before they are encoded: row-local verdicts, then split, duplicates, conflicts, leaks, mixture."""
+"""What is decided about rows before they are encoded: row-local verdicts, then split, duplicates, conflicts, leaks; the mixture last."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tunesmith.stages.prepare.sets.words import column
 @dataclass
 class Selection:
     """splits: int8 [N], place in SPLITS, -1 of a bad row. accounts: what was decided so far. copies: int32 [N], how often a
-    row that is used comes in the Dataset. told: what was seen on the way, for the report. questions: what the user has to
+    row that is used comes in the Dataset; once, before `mix_in`. told: what was seen on the way, for the report. questions: what the user has to
     answer before rows go."""
 
     splits: np.ndarray
@@ -51,7 +51,6 @@ def decide(spec: Recipe, rows: Rows, judged: Judged, scores: np.ndarray | None =
     scores = _judge_quality(spec, rows, judged, accounts, scores, told)
     good = np.flatnonzero(accounts.status != QUARANTINED)
     splits = np.full(rows.num_rows, -1, np.int8)
-    copies = np.zeros(rows.num_rows, np.int32)
     asked: list[QuestionError] = list(questions(spec, judged.facts["filters"], partial(place_in, rows)))
     if len(good):
         columns = rows.columns("row", "source", "key", "prompt_key")
@@ -61,14 +60,24 @@ def decide(spec: Recipe, rows: Rows, judged: Judged, scores: np.ndarray | None =
         chosen = select(facts, spec, _signatures(judged), _watched(spec, judged))
         splits[good] = chosen.splits
         accounts.judge(chosen.verdicts)
-        mixed = mix(facts, chosen.splits, accounts.left[good], spec)
-        accounts.judge(mixed.verdicts)
-        copies[good] = mixed.copies
-        told |= {**chosen.told, "mixture": mixed.shares}
+        told |= chosen.told
         near = question(spec, chosen)
         asked += [near] if near is not None else []
     _note_redactions(judged, accounts)
-    return Selection(splits, accounts, copies, told, asked)
+    return Selection(splits, accounts, accounts.left.astype(np.int32), told, asked)
+
+
+def mix_in(spec: Recipe, rows: Rows, selection: Selection) -> None:
+    """Decides how often each row comes: last, so that limits and shares hold of rows that no other rule takes."""
+    good = np.flatnonzero(selection.splits >= 0)
+    if not len(good):
+        return
+    facts = rows.columns("row", "source", "key")
+    facts = facts if len(good) == rows.num_rows else facts.take(pa.array(good))
+    mixed = mix(facts, selection.splits[good], selection.accounts.left[good], spec)
+    selection.accounts.judge(mixed.verdicts)
+    selection.copies[good] = mixed.copies
+    selection.told["mixture"] = mixed.shares
 
 
 def ask(selection: Selection) -> None:
@@ -128,6 +137,15 @@ def place_in(rows: Rows, row: int) -> str:
     facts = rows.parts[number]
     position = rows.part(number, ("position",))["position"][row - facts["base"]].as_py()
     return f"{rows.file_name(facts)}:{position}"
+
+
+def told_of_odd(judged: Judged, rows: Rows) -> list[str]:
+    """A sentence on each kind of character that looks like nothing or like another."""
+    return [
+        f"{told['rows']:,} row{'s' * (told['rows'] != 1)} with {kind}, kept as they are, such as "
+        + ", ".join(place_in(rows, row) for row in told["samples"])
+        for kind, told in judged.facts["odd"].items()
+    ]
 
 
 def draw_sample(rows: Rows, left: np.ndarray, count: int, longest: int = 0) -> tuple[np.ndarray, np.ndarray]:

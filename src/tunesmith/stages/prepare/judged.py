@@ -61,7 +61,7 @@ def judge_part(task: JudgeTask) -> dict[str, Any]:
         tables = {"verdicts": judged.verdicts, "measured": judged.measured, "flags": judged.flags}
         tables["signatures"] = signatures(judged.part, spec, task.boilerplate)
         if judged.part is not table:
-            tables["rows"] = judged.part
+            tables["rows"] = judged.stored
         for name, made in tables.items():
             parts.write_table(path / f"{name}.arrow", made)
         return {"rows": table.num_rows, "rewritten": judged.part is not table, "facts": judged.facts}

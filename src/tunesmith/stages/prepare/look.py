@@ -13,7 +13,8 @@ from typing import Any
 
 from tunesmith import hub
 from tunesmith.errors import ModelError
-from tunesmith.stages.prepare.columns import propose_fields
+from tunesmith.stages.prepare.columns import propose_fields, propose_format
+from tunesmith.stages.prepare.reading.files import skipped_files, told_of_skipped
 from tunesmith.stages.prepare.reading.reader import Bad, files_of, read_rows
 from tunesmith.text.example import Example
 from tunesmith.text.formats import FormatProblem, learnable, to_columns
@@ -33,7 +34,8 @@ QUALITY = "quality_score"
 
 @dataclass
 class FileLook:
-    """fields: proposed for foreign columns. split: by the file's name, "auto" where that says nothing.
+    """fields: proposed for foreign columns. judged: pair, ranked or kto, where answers were judged; then format says how they
+    are learned from all the same, and filter which are left out. split: by the file's name, "auto" where that says nothing.
 
     problems: code -> rows. first_problem: the first of them, with its place. columns: those that are no part of the chat.
     """
@@ -41,6 +43,9 @@ class FileLook:
     path: Path
     fields: dict[str, str]
     split: str = "auto"
+    judged: str = ""
+    format: str = "auto"
+    filter: str = ""
     rows: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
@@ -65,7 +70,7 @@ class Measured:
 
 @dataclass
 class Look:
-    """files: with rows that can be used. left_out: (file, why). characters: percentiles over the rows of all files.
+    """files: with rows that can be used. left_out: (file, why). skipped: what folders hold besides, in a sentence. characters: percentiles over the rows of all files.
 
     answers: 99 of 100 have at most so many characters. measured: None where the base's tokenizer could not be had.
     scores: of the column quality_score, ascending.
@@ -73,6 +78,7 @@ class Look:
 
     files: list[FileLook] = field(default_factory=list)
     left_out: list[tuple[Path, str]] = field(default_factory=list)
+    skipped: str = ""
     characters: dict[str, int] = field(default_factory=dict)
     answers: int = 0
     json_answers: float = 0.0
@@ -94,6 +100,11 @@ class Look:
         return sum((file.problems for file in self.files), Counter())
 
     @property
+    def filters(self) -> list[str]:
+        """Expressions that leave out what is not to be learned."""
+        return list(dict.fromkeys(file.filter for file in self.files if file.filter))
+
+    @property
     def first_problems(self) -> list[dict[str, str]]:
         return [file.first_problem for file in self.files if file.first_problem]
 
@@ -103,7 +114,13 @@ class Look:
             "formats": dict(self.formats),
             "bad": dict(self.problems),
             "files": [
-                {"path": str(file.path), "split": file.split, "fields": file.fields, "rows": file.rows}
+                {
+                    "path": str(file.path),
+                    "split": file.split,
+                    "format": file.format,
+                    "fields": file.fields,
+                    "rows": file.rows,
+                }
                 for file in self.files
             ],
             "left_out": {str(path): why for path, why in self.left_out},
@@ -116,6 +133,8 @@ def look(paths: Sequence[str], base: str) -> Look:
     """Read files, folders or globs whole. base: the model whose tokenizer counts. Raises DataError DAT-001 and on."""
     found = Look()
     files = [path for path in dict.fromkeys(itertools.chain.from_iterable(map(files_of, paths)))]
+    skipped = skipped_files(paths)
+    found.skipped = told_of_skipped(skipped) if skipped else ""
     lengths: list[int] = []
     answers: list[int] = []
     in_json = 0
@@ -129,7 +148,7 @@ def look(paths: Sequence[str], base: str) -> Look:
             found.files.append(seen[0])
         else:
             problem = seen[0].first_problem
-            found.left_out.append((path, problem["what"] if problem else "it holds no rows"))
+            found.left_out.append((path, problem["what"] if problem else _without_rows(path)))
     _sort_into_splits(found.files)
     found.characters = _percentiles(lengths)
     found.answers = _percentiles(answers).get("p99", 0)
@@ -143,7 +162,9 @@ def _look_at(path: Path, found: Look, lengths: list[int], answers: list[int]) ->
     """The file, and how many of its answers are JSON."""
     parsed = iter(read_rows(path))
     first = list(itertools.islice(parsed, PEEKED))
-    seen = FileLook(path, propose_fields([row.value for row in first if not isinstance(row, Bad)]) or {})
+    values = [row.value for row in first if not isinstance(row, Bad)]
+    seen = FileLook(path, propose_fields(values) or {})
+    seen.judged, seen.format, seen.filter = propose_format(values, seen.fields)
     in_json = 0
     for row in itertools.chain(first, parsed):
         seen.rows += 1
@@ -151,7 +172,7 @@ def _look_at(path: Path, found: Look, lengths: list[int], answers: list[int]) ->
             _note_problem(seen, row.position, row.code, row.what, row.fix)
             continue
         try:
-            form, *columns = learnable(to_columns(row.value, "auto", seen.fields))
+            form, *columns = learnable(to_columns(row.value, seen.format, seen.fields))
         except FormatProblem as problem:
             _note_problem(seen, row.position, problem.code, problem.what, problem.fix)
             continue
@@ -167,6 +188,11 @@ def _look_at(path: Path, found: Look, lengths: list[int], answers: list[int]) ->
         _push(found.drawn, (-key, len(lengths), example), DRAWN)
         _push(found.longest, (example.num_characters, len(lengths), example), LONGEST)
     return seen, in_json
+
+
+def _without_rows(path: Path) -> str:
+    size = path.stat().st_size
+    return "it is empty" if not size else f"it holds no rows, only {size:,} bytes of blanks or a header"
 
 
 def _note_problem(seen: FileLook, position: int, code: str, what: str, fix: str) -> None:

@@ -17,13 +17,14 @@ from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact, fingerprint
 from tunesmith.stages.prepare import parts
 from tunesmith.stages.prepare.assemble import assemble
-from tunesmith.stages.prepare.bad_rows import bad_rows_error, first_of_each_code, refused_rows
-from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in
+from tunesmith.stages.prepare.bad_rows import bad_rows_error, bad_rows_of, refused_rows
+from tunesmith.stages.prepare.decide import Selection, ask, decide, draw_sample, place_in, told_of_odd
 from tunesmith.stages.prepare.encoding.encoder import Encoder
 from tunesmith.stages.prepare.encoding.tokens import EncodeTask, Tokens, encoder_of, prove, write_tokens
 from tunesmith.stages.prepare.externals import pii_model_hash, source_files, source_hashes, tokenizer_hash
 from tunesmith.stages.prepare.judged import KEYS as VERDICT_KEYS
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
+from tunesmith.stages.prepare.reading.files import skipped_files, told_of_skipped
 from tunesmith.stages.prepare.rows import Rows, write_rows
 from tunesmith.stages.prepare.sets.signatures import Views
 from tunesmith.stages.prepare.sets.signatures import made_of as signatures_made_of
@@ -32,7 +33,7 @@ from tunesmith.text.checks import MaskFacts, check_columns, check_masks, told
 from tunesmith.text.tokenizers import Tokenizer
 
 READER_VERSION = 4
-RULES_VERSION = 2  # raised when the same rows and recipe give other verdicts or signatures
+RULES_VERSION = 2  # raised when the same rows and recipe give other verdicts, signatures or facts
 ENCODER_VERSION = 2  # raised when the same rows, tokenizer and template give other ids or spans
 MASKS_CHECKED = 32  # rows
 MOST_THREADS = 4  # that encode; tokenizers have their own besides
@@ -69,6 +70,9 @@ def _prepare(
     judged = Judged(verdicts_artifact.path)
     rows = Rows(rows_artifact.path, judged.folder if judged.rewritten else None)
 
+    for sentence in told_of_odd(judged, rows):
+        run.record("prepare", "prepare/note", sentence)
+
     encoder = proving.result()
     selection = decide(spec, rows, judged, _scores(spec, run, rows, judged, encoder.tokenizer))
     ask(selection)
@@ -96,6 +100,8 @@ def _rows(spec: Recipe, run: Run, compute: Compute) -> Artifact:
         return write_rows(spec.data.sources, aside, folder, compute, _teller(run, "prepare/rows_read", "while reading"))
 
     found, _ = _made_by_parts(run, "Rows", made_of, spec.slice(("data.sources",)), make)
+    if skipped := skipped_files(source.path for source in spec.data.sources):
+        run.record("prepare", "prepare/note", told_of_skipped(skipped))
     run.record("prepare", "prepare/rows", found.notes["rows"], unit="rows")
     run.record("prepare", "prepare/formats", found.notes["formats"], unit="rows")
     return found
@@ -131,7 +137,7 @@ def _teller(run: Run, event: str, where: str) -> Callable[[int], None]:
 
 
 def _judge_bad_rows(spec: Recipe, run: Run, rows: Rows) -> None:
-    counts, first = first_of_each_code(rows.problems())
+    counts, first = bad_rows_of(rows)
     run.record("prepare", "prepare/bad_rows", counts.total(), unit="rows")
     _stop_for(bad_rows_error(spec, counts, first, rows.num_rows))
 
@@ -140,7 +146,7 @@ def _judge_refused_rows(spec: Recipe, rows: Rows, selection: Selection, tokens: 
     """Rows that the chat template refuses are bad rows as well: they stop the run, or are set apart if they are few."""
     refused = list(refused_rows(rows, tokens, selection.accounts.left))
     if refused:
-        _stop_for(bad_rows_error(spec, *first_of_each_code([*rows.problems(), *refused]), rows.num_rows))
+        _stop_for(bad_rows_error(spec, *bad_rows_of(rows, refused), rows.num_rows))
 
 
 def _stop_for(refusal: DataError | None) -> None:

@@ -20,14 +20,15 @@ import pyarrow.compute as pc
 
 from tunesmith.errors import DataError, Findings
 from tunesmith.recipe import Recipe
-from tunesmith.stages.prepare.accounts import USED
+from tunesmith.stages.prepare.accounts import DROPPED, QUARANTINED, USED
 from tunesmith.stages.prepare.assemble import refuse_nothing_left, split_statistics
-from tunesmith.stages.prepare.bad_rows import REFUSED, bad_rows_error, first_of_each_code, refusal_of
-from tunesmith.stages.prepare.decide import Selection, decide, draw_sample, leaks_kept, place_in
+from tunesmith.stages.prepare.bad_rows import REFUSED, bad_rows_error, bad_rows_of, refusal_of
+from tunesmith.stages.prepare.decide import Selection, decide, draw_sample, leaks_kept, mix_in, place_in, told_of_odd
 from tunesmith.stages.prepare.encoding.by_tokens import learned_tokens
 from tunesmith.stages.prepare.encoding.encoder import Encoder
 from tunesmith.stages.prepare.encoding.tokens import turns_of
 from tunesmith.stages.prepare.judged import Judged, write_verdicts
+from tunesmith.stages.prepare.reading.files import skipped_files, told_of_skipped
 from tunesmith.stages.prepare.rows import Rows, collect, part_tasks, try_part
 from tunesmith.stages.prepare.spread import Compute, compute_of
 from tunesmith.text.checks import check_masks
@@ -50,7 +51,7 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
         rows = _read(spec, Path(folder), compute, found)
         if found.exit_status and not rows.num_rows:
             return None
-        counts, first = first_of_each_code(rows.problems())
+        counts, first = bad_rows_of(rows)
         formats = Counter[str]()
         for part in rows.parts:
             formats.update(part["formats"])
@@ -59,6 +60,8 @@ def survey(spec: Recipe, tokenizer: Tokenizer | None, found: Findings) -> dict[s
         if unread:
             found.facts.append(f"columns that no format reads, filters may: {unread}")
         found.facts += _notes(rows)
+        if skipped := skipped_files(source.path for source in spec.data.sources):
+            found.facts.append(told_of_skipped(skipped))
         refusal = bad_rows_error(spec, counts, first, rows.num_rows)
         if refusal is not None:
             found.add(refusal)
@@ -128,11 +131,13 @@ def _judge(
     for asked in selection.questions:
         found.add(asked)
     _tell_filters(spec, judged, selection, found)
+    found.warnings += told_of_odd(judged, rows)
     sample = _encode_sample(spec, tokenizer, rows, selection, found) if tokenizer is not None else None
     _tell_selection(spec, rows, judged, selection, found)
+    mix_in(spec, rows, selection)
     with found.gathering():
         refuse_nothing_left(selection)
-    _tell_splits(spec, rows, selection, found)
+    _tell_splits(spec, rows, selection, sample, found)
     return sample.statistics(selection) if sample is not None else None
 
 
@@ -156,22 +161,29 @@ def _tell_filters(spec: Recipe, judged: Judged, selection: Selection, found: Fin
 @dataclass
 class _Sample:
     """Rows looked at, that would be used. rows: int64 [S]. tokens, learned: int64 [S]. is_drawn: bool [S], else it is there
-    because it is long."""
+    because it is long. kept: share of the drawn rows that are used; is_whole: they are all rows there are."""
 
     rows: np.ndarray
     tokens: np.ndarray
     learned: np.ndarray
     is_drawn: np.ndarray
+    kept: float
+    is_whole: bool
 
     def statistics(self, selection: Selection) -> dict[str, Any] | None:
         """Of the training rows, as if all were like those of the sample; the longest one is the longest of all."""
         train = selection.splits[self.rows] == 0
         drawn = train & self.is_drawn
-        count = int(selection.copies[selection.accounts.left & (selection.splits == 0)].sum())
-        if not drawn.any() or not count:
+        trained = selection.accounts.left & (selection.splits == 0)
+        rows, examples = (self.of_all(int(count)) for count in (trained.sum(), selection.copies[trained].sum()))
+        if not drawn.any() or not examples:
             return None
-        told = split_statistics(*(np.resize(column[drawn], count) for column in (self.tokens, self.learned)))
+        told = split_statistics(rows, *(np.resize(column[drawn], examples) for column in (self.tokens, self.learned)))
         return {"splits": {"train": {**told, "max": int(self.tokens[train].max())}}}
+
+    def of_all(self, count: int) -> int:
+        """How many of so many rows that the other rules leave will be used: known where all were looked at, else by share."""
+        return count if self.is_whole else round(count * self.kept)
 
 
 def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Selection, found: Findings) -> _Sample:
@@ -198,7 +210,8 @@ def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Se
     is_refused = np.isin(chosen, np.array([*refused], np.int64))
     long = (lengths > limit) & ~is_refused
     gone = {"template": is_refused, "too_long": long & (spec.data.too_long == "drop")}
-    gone["nothing_to_learn"] = ~gone["template"] & ~gone["too_long"] & (kept == 0)
+    is_learned = (learned if spec.data.too_long == "split" else kept) > 0
+    gone["nothing_to_learn"] = ~gone["template"] & ~gone["too_long"] & ~is_learned
     is_drawn = np.isin(chosen, drawn)
     _tell_encoded(spec, gone, is_drawn, len(left), found)
     _tell_refused(spec, rows, refused, len(chosen), found)
@@ -213,7 +226,18 @@ def _encode_sample(spec: Recipe, tokenizer: Tokenizer, rows: Rows, selection: Se
         )
     if len(lengths):
         found.facts.append(f"the longest row has {lengths.max():,} tokens (data.max_tokens {limit:,})")
-    return _Sample(chosen[used], np.minimum(lengths, limit)[used], kept[used], is_drawn[used])
+    if is_whole := len(drawn) == len(left):
+        _take(selection, chosen, gone)
+    share = float(used[is_drawn].mean()) if len(drawn) else 0.0
+    return _Sample(chosen[used], np.minimum(lengths, limit)[used], kept[used], is_drawn[used], share, is_whole)
+
+
+def _take(selection: Selection, rows: np.ndarray, gone: dict[str, np.ndarray]) -> None:
+    """What the rows' ids say, where all of them are known."""
+    for rule, is_hit in gone.items():
+        hit = rows[is_hit]
+        selection.accounts.status[hit] = QUARANTINED if rule == "template" else DROPPED
+        selection.accounts.note(hit, rule, np.nan)
 
 
 def _tell_encoded(
@@ -278,11 +302,14 @@ def _tell_selection(spec: Recipe, rows: Rows, judged: Judged, selection: Selecti
             )
 
 
-def _tell_splits(spec: Recipe, rows: Rows, selection: Selection, found: Findings) -> None:
+def _tell_splits(spec: Recipe, rows: Rows, selection: Selection, sample: _Sample | None, found: Findings) -> None:
     left = selection.accounts.left
     train, validation, test = (int((left & (selection.splits == split)).sum()) for split in range(3))
-    about = "about " if rows.num_rows > SAMPLE else ""
-    found.facts.append(f"{about}{train:,} rows to train on, {validation:,} for validation, {test:,} for the test")
+    shown = [sample.of_all(count) if sample is not None else count for count in (train, validation, test)]
+    about, why = _how_sure(spec, sample)
+    found.facts.append(
+        f"{about}{shown[0]:,} rows to train on, {shown[1]:,} for validation, {shown[2]:,} for the test{why}"
+    )
     held_out = np.flatnonzero(left & (selection.splits > 0))
     formats = rows.columns("format")["format"].take(pa.array(held_out))
     asked = int(pc.sum(pc.not_equal(formats, "text")).as_py() or 0)
@@ -301,6 +328,20 @@ def _tell_splits(spec: Recipe, rows: Rows, selection: Selection, found: Findings
                 fix="data.split: {test: 0.1}, a source with split: test, or gate.require: none",
             )
         )
+
+
+def _how_sure(spec: Recipe, sample: _Sample | None) -> tuple[str, str]:
+    """("about ", "at most " or "", why) of the number of rows that will be used."""
+    bounds = [getattr(spec.data.quality, name, None) for name in ("above", "below", "keep")]
+    if spec.data.quality.type in ("perplexity", "difficulty") and any(bound is not None for bound in bounds):
+        return "at most ", f" (data.quality {spec.data.quality.type} will take more: it needs the model)"
+    if sample is None:
+        return "at most ", " (without a tokenizer nobody knows which are too long)"
+    if sample.is_whole and spec.data.too_long == "split" and sample.tokens.max(initial=0) >= spec.data.max_tokens:
+        return "at most ", " (an over-long row goes where not one exchange of it fits)"
+    if sample.is_whole:
+        return "", ""
+    return "about ", f" (which are too long, or cannot be learned from, is known of {SAMPLE:,} of them)"
 
 
 def _counts(found: Counter[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,11 +39,15 @@ def histogram(name: str, values: np.ndarray) -> dict[str, Any]:
 
 
 def facts_of(
-    measured: pa.Table, verdicts: pa.Table, flags: pa.Table, filters: dict[str, dict[str, Any]]
+    measured: pa.Table,
+    verdicts: pa.Table,
+    flags: pa.Table,
+    filters: dict[str, dict[str, Any]],
+    odd: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Of one part. filters: name -> {seen, dropped, first: [[row, value], ...]}.
+    """Of one part. filters: name -> {seen, dropped, first: [[row, value], ...]}. odd: kind of character -> places of rows.
 
-    Returns {rows, filters, rules: {rule: {dropped, flagged, redacted, samples}}, languages, histograms}.
+    Returns {rows, filters, rules: {rule: {dropped, flagged, redacted, samples}}, languages, histograms, odd: {kind: {rows, samples}}}.
     """
     rules: dict[str, dict[str, Any]] = {}
 
@@ -73,12 +77,16 @@ def facts_of(
         "rules": rules,
         "languages": languages,
         "histograms": histograms,
+        "odd": {
+            kind: {"rows": len(places), "samples": measured["row"].take(pa.array(places[:SAMPLES])).to_pylist()}
+            for kind, places in odd.items()
+        },
     }
 
 
 def merge_facts(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The facts of several parts together, which may come in any order."""
-    out: dict[str, Any] = {"rows": 0, "filters": {}, "rules": {}, "languages": {}, "histograms": {}}
+    out: dict[str, Any] = {"rows": 0, "filters": {}, "rules": {}, "languages": {}, "histograms": {}, "odd": {}}
     for part in parts:
         out["rows"] += part["rows"]
         for name, told in part["filters"].items():
@@ -91,6 +99,10 @@ def merge_facts(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
             for kind in ("dropped", "flagged", "redacted"):
                 kept[kind] += told[kind]
             kept["samples"] = sorted({*kept["samples"], *told["samples"]})[:SAMPLES]
+        for kind, told in part["odd"].items():
+            kept = out["odd"].setdefault(kind, {"rows": 0, "samples": []})
+            kept["rows"] += told["rows"]
+            kept["samples"] = sorted([*kept["samples"], *told["samples"]])[:SAMPLES]
         for name, count in part["languages"].items():
             out["languages"][name] = out["languages"].get(name, 0) + count
         for name, told in part["histograms"].items():

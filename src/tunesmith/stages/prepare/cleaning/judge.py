@@ -38,6 +38,7 @@ from tunesmith.stages.prepare.cleaning.quality import NGRAM, heuristic_scores
 from tunesmith.stages.prepare.cleaning.repetition import repetition_of
 from tunesmith.stages.prepare.cleaning.secrets import SECRETS
 from tunesmith.stages.prepare.cleaning.texts import Texts, put, texts_of
+from tunesmith.stages.prepare.cleaning.unicode import odd_characters
 from tunesmith.stages.prepare.layout import VERDICTS
 
 FLAGS = pa.schema(
@@ -50,11 +51,13 @@ Keys = Callable[[list[int], list[str], dict[str, Any] | None], tuple[bytes, byte
 
 @dataclass(frozen=True)
 class Judged:
-    """part: as given, with redacted contents, keys and characters where something was redacted. verdicts: VERDICTS.
+    """part: as given, with redacted contents, keys and characters where something was redacted. stored: the same without
+    what dropped rows were dropped for, which a copy on the disk need not keep. verdicts: VERDICTS.
     measured: one line per row: row, characters, score, and what the recipe made worth measuring. flags: FLAGS.
     facts: of facts.facts_of, to be added up by facts.merge_facts."""
 
     part: pa.Table
+    stored: pa.Table
     verdicts: pa.Table
     measured: pa.Table
     flags: pa.Table
@@ -91,12 +94,14 @@ def judge(
     if filters.language is not None:
         _by_language(part, texts, filters, sheet)
     _by_words(texts, spec, sheet)
-    replaced = _by_finds(texts, filters, sheet)
+    replaced, withheld = _by_finds(texts, filters, sheet)
     if filters.control_characters == "remove":
         _remove_controls(texts, controls_M, replaced)
     verdicts, flags, measured = sheet.verdicts(), sheet.flags(), sheet.measured()
-    facts = facts_of(measured, verdicts, flags, sheet.filters)
-    return Judged(_rewritten(part, texts, replaced, keys), verdicts, measured, flags, facts)
+    facts = facts_of(measured, verdicts, flags, sheet.filters, odd_characters(texts))
+    rewritten = _rewritten(part, texts, replaced, keys)
+    stored = _stored(rewritten, part, texts, replaced, withheld, keys) if replaced and withheld else rewritten
+    return Judged(rewritten, stored, verdicts, measured, flags, facts)
 
 
 def _name_of(source: Source) -> str:
@@ -134,6 +139,7 @@ class _Sheet:
     def __init__(self, part: pa.Table, may_train: np.ndarray) -> None:
         self.rows = part.column("row").to_numpy(zero_copy_only=False)
         self.left = may_train.copy()
+        self.is_dropped = np.zeros(len(self.rows), bool)
         self.filters: dict[str, dict[str, Any]] = {}
         self.columns: dict[str, Any] = {
             "row": self.rows,
@@ -161,6 +167,7 @@ class _Sheet:
         if not len(taken):
             return
         self.left[taken] = False
+        self.is_dropped[taken] = True
         told = [details] * len(taken) if isinstance(details, str) else [(details or {}).get(int(p)) for p in taken]
         found = np.full(len(taken), np.nan) if values is None else values[taken].astype(np.float64)
         self._drops.append((self.rows[taken], rule, found, told, np.nan if threshold is None else float(threshold)))
@@ -339,8 +346,9 @@ def _by_repetition(texts: Texts, filters: Filters, sheet: _Sheet) -> None:
         sheet.drop("repetition", rule, values_R > most, values_R, threshold=most)
 
 
-def _by_finds(texts: Texts, filters: Filters, sheet: _Sheet) -> dict[int, str]:
-    """Secrets and personal data. Returns the texts to be rewritten, by place."""
+def _by_finds(texts: Texts, filters: Filters, sheet: _Sheet) -> tuple[dict[int, str], dict[int, str]]:
+    """Secrets and personal data. Returns the texts to be rewritten, by place; and those of rows that go, without what they
+    go for."""
     actions = {**filters.secrets.model_dump(), **_personal_actions(filters)}
     detectors: list[Detector] = [found for found in (*SECRETS, *PERSONAL) if actions[found.kind] != "off"]
     finds = find_all(texts.contents, detectors)
@@ -371,12 +379,15 @@ def _by_finds(texts: Texts, filters: Filters, sheet: _Sheet) -> dict[int, str]:
                 sheet.drop(section, kind, found_R > 0, found_R, details, 0)
         if any(actions.get(kind, "off") != "off" for kind in kinds):
             sheet.columns["secrets" if section == "secrets" else "personal"] = total
-    replaced = {}
+    replaced, withheld = {}, {}
     for place, found in finds.items():
         chosen = [find for find in found if actions[_rule_of(find)] == "redact"]
         if chosen:
             replaced[place] = redacted(texts.contents[place].as_py(), chosen)
-    return replaced
+        secret = [find for find in found if actions[_rule_of(find)] in ("redact", "drop")]
+        if len(secret) > len(chosen) and sheet.is_dropped[texts.rows_M[place]]:
+            withheld[place] = redacted(texts.contents[place].as_py(), secret)
+    return replaced, withheld
 
 
 def _personal_actions(filters: Filters) -> dict[str, str]:
@@ -407,6 +418,16 @@ def _remove_controls(texts: Texts, controls_M: np.ndarray, replaced: dict[int, s
     table = {code: None for code in np.flatnonzero(CONTROLS).tolist()} | {0xFFFD: None}
     for place in np.flatnonzero(controls_M).tolist():
         replaced[place] = replaced.get(place, texts.contents[place].as_py()).translate(table)
+
+
+def _stored(
+    rewritten: pa.Table, part: pa.Table, texts: Texts, replaced: dict[int, str], withheld: dict[int, str], keys: Keys
+) -> pa.Table:
+    """The rewritten part without `withheld`; rows are keyed by what was judged, so that no other row depends on it."""
+    stored = _rewritten(part, texts, {**replaced, **withheld}, keys)
+    for name in ("key", "prompt_key", "characters"):
+        stored = stored.set_column(stored.column_names.index(name), stored.schema.field(name), rewritten[name])
+    return stored
 
 
 def _rewritten(part: pa.Table, texts: Texts, replaced: dict[int, str], keys: Keys) -> pa.Table:

@@ -40,38 +40,49 @@ class Sizes:
         return cls(missing, missing.copy(), np.ones(num_rows, np.int32), np.zeros(num_rows, np.uint8))
 
 
-def judge_tokens(
-    spec: Recipe, rows: Rows, number: int, part: PartTokens, selection: Selection, encoder: Encoder, sizes: Sizes
-) -> Pieces:
-    """Judges the rows of one part by their ids; returns what over-long rows were split into, where the recipe splits them."""
+def judge_tokens(spec: Recipe, rows: Rows, number: int, part: PartTokens, selection: Selection, sizes: Sizes) -> None:
+    """Judges the rows of one part by their ids, before it is decided how often each row comes."""
     accounts, limit, base = selection.accounts, spec.data.max_tokens, rows.parts[number]["base"]
     here = slice(base, base + len(part.flags))
     lengths, learned = part.lengths, learned_tokens(part)
-    kept = learned_tokens(part, limit)
     _refuse(part, base, accounts)
     left = accounts.status[here] == USED
     sizes.before.append(np.stack([lengths[left], learned[left]]))
-    long = np.flatnonzero(left & (lengths > limit))
-    pieces: Pieces = {}
+    kept = learned
     if spec.data.too_long == "drop":
+        long = np.flatnonzero(left & (lengths > limit))
         _drop(accounts, base, long, "too_long", lengths, limit)
         sizes.learned_lost += int(learned[long].sum())
     elif spec.data.too_long == "truncate":
-        accounts.note(base + long, "truncated", lengths[long], limit)
-        sizes.learned_lost += int((learned - kept)[long].sum())
-        learned[long] = kept[long]
-    else:
-        pieces = _split(rows, number, part, long, accounts, encoder, limit)
-        for place, made in pieces.items():
-            own = sum(learned_in(piece.spans) for piece in made)
-            sizes.learned_lost += int(learned[place]) - own
-            sizes.sequences[base + place], learned[place] = len(made), own
+        kept = learned_tokens(part, limit)
     left = accounts.status[here] == USED
-    _drop(accounts, base, np.flatnonzero(left & (learned == 0)), "nothing_to_learn", lengths, limit)
+    _drop(accounts, base, np.flatnonzero(left & (kept == 0)), "nothing_to_learn", lengths, limit)
     has_ids = lengths > 0
     sizes.tokens[here] = np.where(has_ids, lengths, NONE)
-    sizes.learned[here] = np.where(has_ids, learned, NONE)
+    sizes.learned[here] = np.where(has_ids, kept, NONE)
     sizes.flags[here] = part.flags
+
+
+def shorten(
+    spec: Recipe, rows: Rows, number: int, part: PartTokens, selection: Selection, encoder: Encoder, sizes: Sizes
+) -> Pieces:
+    """Notes which rows of one part are cut; returns what over-long ones were split into, where the recipe splits them."""
+    accounts, limit, base = selection.accounts, spec.data.max_tokens, rows.parts[number]["base"]
+    here = slice(base, base + len(part.flags))
+    long = np.flatnonzero((accounts.status[here] == USED) & (part.lengths > limit))
+    if not len(long):
+        return {}
+    if spec.data.too_long == "truncate":
+        accounts.note(base + long, "truncated", part.lengths[long], limit)
+        sizes.learned_lost += int(learned_tokens(part)[long].sum() - sizes.learned[base + long].sum())
+        return {}
+    pieces = _split(rows, number, part, long, accounts, encoder, limit)
+    for place, made in pieces.items():
+        own = sum(learned_in(piece.spans) for piece in made)
+        sizes.learned_lost += int(sizes.learned[base + place]) - own
+        sizes.sequences[base + place], sizes.learned[base + place] = len(made), own
+    split = np.array([*pieces], np.int64)
+    _drop(accounts, base, split[sizes.learned[base + split] == 0], "nothing_to_learn", part.lengths, limit)
     return pieces
 
 

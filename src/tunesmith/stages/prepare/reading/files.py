@@ -9,6 +9,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -19,6 +20,7 @@ COMPRESSED = (".gz", ".zst", ".bz2")
 LINES, DOCUMENTS, TABLES, TEXTS = (".jsonl", ".ndjson"), (".json",), (".csv", ".tsv"), (".txt",)
 PARQUET, ARROW = (".parquet",), (".arrow", ".feather", ".ipc")
 SUFFIXES = (*LINES, *DOCUMENTS, *TABLES, *TEXTS, *PARQUET, *ARROW)
+SHOWN_SKIPPED = 5
 
 
 class Stamp(NamedTuple):
@@ -59,7 +61,7 @@ def files_of(path: str, query: str | None = None) -> list[Path]:
     if root.is_file():
         return [root]
     if root.is_dir():
-        found = [file for file in sorted(root.rglob("*")) if file.is_file() and suffix_of(file) in SUFFIXES]
+        found = [file for file in _inside(root) if _is_read(file, root)]
     elif os.path.lexists(root):
         raise _unreadable(root, _why_no_file(root))
     else:
@@ -67,6 +69,29 @@ def files_of(path: str, query: str | None = None) -> list[Path]:
     if not found:
         raise nothing_at(path, "holds no file that can be read" if root.is_dir() else "does not exist")
     return found
+
+
+def _inside(root: Path) -> list[Path]:
+    return [file for file in sorted(root.rglob("*")) if file.is_file()]
+
+
+def _is_read(file: Path, root: Path) -> bool:
+    """Of a folder's files those of a known kind; not the hidden ones, which caches and editors leave beside them."""
+    is_hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return not is_hidden and suffix_of(file) in SUFFIXES
+
+
+def skipped_files(paths: Iterable[str]) -> list[Path]:
+    """What the folders among some sources hold besides what is read of them."""
+    roots = [Path(path) for path in dict.fromkeys(paths) if path != "-" and "://" not in path and Path(path).is_dir()]
+    return [file for root in roots for file in _inside(root) if not _is_read(file, root)]
+
+
+def told_of_skipped(skipped: Sequence[Path]) -> str:
+    """`2 files skipped: notes.docx, .old.jsonl`."""
+    names = ", ".join(shown(path.name) for path in skipped[:SHOWN_SKIPPED])
+    more = f" and {len(skipped) - SHOWN_SKIPPED:,} more" if len(skipped) > SHOWN_SKIPPED else ""
+    return f"{len(skipped):,} file{'s' * (len(skipped) != 1)} skipped (hidden, or of a kind that is not read): {names}{more}"
 
 
 def nothing_at(path: str, why: str = "holds no file that can be read") -> DataError:

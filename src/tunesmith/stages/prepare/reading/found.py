@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 MAX_LINE_BYTES = 8 * 1024**2
 MAX_DEPTH = 64
 RAW_BYTES = 2048  # of a bad row, kept to be shown and mended
+NOT_UTF8 = ("DAT-013", "DAT-022", "DAT-024")  # of lines of JSON, cells and texts
+READS_AS_LATIN = "in Latin-1 it would read"
 
 
 class Parsed(NamedTuple):
@@ -58,7 +60,7 @@ def not_utf8(raw: bytes, error: UnicodeDecodeError, code: str = "DAT-013") -> Fa
     elif byte in (0xC0, 0xC1):
         guess = " (an overlong form)"
     elif byte >= 0x80:
-        guess = f" (in Latin-1 it would read {around.decode('cp1252', 'replace')!r})"
+        guess = f" ({READS_AS_LATIN} {around.decode('cp1252', 'replace')!r})"
     else:
         guess = ""
     return Fault(

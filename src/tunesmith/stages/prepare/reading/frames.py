@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -29,18 +31,37 @@ def _run_here() -> None:
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file as dicts, in order. Raises DataError DAT-006 naming the file."""
+    """Rows of a Parquet file as dicts, in order. Raises DataError DAT-006 naming the file and the first damaged row group."""
     _run_here()
     try:
         yield from daft.read_parquet(str(path)).iter_rows()
     except (OSError, ValueError, daft.exceptions.DaftCoreException) as error:
         raise DataError(
             "DAT-006",
-            f"{path.name} cannot be read as Parquet: {str(error).splitlines()[0][:200]}",
+            f"{path.name} cannot be read as Parquet{_damaged_group(path)}: {(str(error).splitlines() or [''])[0][:200]}",
             where="data.sources",
             expected="a whole Parquet file",
             fix="write or fetch the file again",
         ) from error
+
+
+def _damaged_group(path: Path) -> str:
+    """`, row group 2 of 5 (rows 2000 to 2999)`: the first that cannot be read; empty where the file has no groups to speak of."""
+    import pyarrow.parquet as pq  # Daft does not say where
+
+    try:
+        with pq.ParquetFile(path) as file:
+            first = 0
+            for number in range(file.num_row_groups):
+                count = file.metadata.row_group(number).num_rows
+                try:
+                    file.read_row_group(number)
+                except (pa.ArrowException, OSError, ValueError):
+                    return f", row group {number} of {file.num_row_groups} (rows {first:,} to {first + count - 1:,})"
+                first += count
+    except (pa.ArrowException, OSError, ValueError):
+        pass  # its footer is damaged: there is nothing to count by
+    return ""
 
 
 def objects_at(url: str) -> list[tuple[str, int]]:
@@ -74,6 +95,9 @@ REFUSED_CALLS = re.compile(
     r"\b(url_download|url_upload|download|upload|\w*file\w*|image_\w+|decode_image\w*|tokenize_\w+|random\w*|uuid\w*|rand"
     r"|monotonically_increasing_id|current_\w+|row_number|rank|dense_rank|lag|lead)\(|\bover window\(|\bexists\b"
 )
+
+
+MISSING_COLUMN = re.compile(r'Column col\("?(.+?)"?\) not found')
 
 
 def true_rows(table: pa.Table, expressions: Sequence[str], known: Sequence[str] = ()) -> list[np.ndarray]:
@@ -110,13 +134,28 @@ def true_rows(table: pa.Table, expressions: Sequence[str], known: Sequence[str] 
 
 def _bad_expression(text: str, why: str, known: Sequence[str]) -> RecipeError:
     columns = f"; columns: {', '.join(known)}" if known else ""
+    fix = "data.filters.where: [\"characters < 4000 and source = 'faq'\"]"
+    missing = MISSING_COLUMN.search(why)
+    if missing:
+        name = missing.group(1)
+        why = f"no row has a column {name!r}"
+        meant = _did_you_mean(name, known)
+        if meant is not None:
+            mended = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", meant, text)
+            fix = f"did you mean {meant}? data.filters.where: [{json.dumps(mended)}]"
     return RecipeError(
         "DAT-060",
         f"the expression {text!r} cannot be asked of the rows: {why}",
         where="data.filters.where",
         expected=f"a Daft SQL expression that is true or false, row by row{columns}",
-        fix="data.filters.where: [\"characters < 4000 and source = 'faq'\"]",
+        fix=fix,
     )
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str | None:
+    lowered = {column.lower(): column for column in known}
+    found = difflib.get_close_matches(name.lower(), list(lowered), n=1)
+    return lowered[found[0]] if found else None
 
 
 def _last_words(error: BaseException) -> str:

@@ -84,19 +84,21 @@ def _header(path: Path, reader: Iterator[list[str]], delimiter: str) -> list[str
     if twice is not None:
         raise _bad_header(path, f"names the column {twice!r} twice" if twice else "has columns without a name")
     if any("\udc80" <= char <= "\udcff" for name in names for char in name):
-        raise _bad_header(path, "is not UTF-8")
+        raise _bad_header(
+            path, "is not UTF-8", "convert the whole file: iconv -f latin1 -t utf-8 FILE > NEW (or from what it is)"
+        )
     if any("\n" in name or len(name) > 200 for name in names):
         raise _bad_header(path, "looks like a row, not like names")
     return names
 
 
-def _bad_header(path: Path, why: str) -> DataError:
+def _bad_header(path: Path, why: str, fix: str = "") -> DataError:
     return DataError(
         "DAT-029",
         f"the header of {shown(path.name)} (line 1) {why}",
         where="data.sources",
         expected="a first line with one name for each column",
-        fix="mend the first line, or put one in front: prompt,completion",
+        fix=fix or "mend the first line, or put one in front: prompt,completion",
     )
 
 
