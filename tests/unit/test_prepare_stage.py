@@ -187,7 +187,7 @@ def test_an_exchange_that_is_too_long_alone_is_left_out_and_said(tmp_path: Path)
 def test_cutting_says_how_many_learned_tokens_it_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = chat(1)
     long["messages"][2]["content"] = "it is so " * 80
-    dataset = prepare(tmp_path, [chat(0), long], "data.max_tokens=200", "data.too_long=truncate")
+    dataset = prepare(tmp_path, [chat(0), long, chat(2)], *PLAIN, "data.max_tokens=200", "data.too_long=truncate")
     over = dataset.statistics["over_limit"]
     assert over["rows"] == 1
     assert over["learned_lost"] > 0
@@ -195,6 +195,11 @@ def test_cutting_says_how_many_learned_tokens_it_costs(tmp_path: Path, capsys: p
     assert "1 rows over data.max_tokens 200 are cut" in printed
     assert f"{over['learned_share']:.1%} of the learned tokens lost" in printed
     assert dataset.lengths().tolist()[1] == 200
+    (tmp_path / "alone").mkdir()
+    alone = prepare(tmp_path / "alone", [chat(2)], *PLAIN)
+    assert dataset.sequence(2)[0].tolist() == alone.sequence(0)[0].tolist(), (
+        "what is cut off does not run into the next"
+    )
 
 
 def test_rows_that_the_template_refuses_are_bad_rows_as_well(tmp_path: Path) -> None:
