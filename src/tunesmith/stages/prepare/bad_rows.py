@@ -31,10 +31,10 @@ def bad_rows_of(rows: Rows, more: Iterable[dict[str, Any]] = ()) -> tuple[Counte
     """As `first_of_each_code`, of all bad rows and `more`; a file that is in another encoding throughout is told of once."""
     more = list(more)
     counts, first = first_of_each_code(itertools.chain(rows.problems(), more))
-    if counts.keys().isdisjoint(NOT_UTF8):
+    if not any(NOT_UTF8 in told["what"] for told in first):
         return counts, first
     foreign = _foreign_files(rows)
-    others = (told for told in rows.problems() if _file_of(rows, told) not in foreign or told["code"] not in NOT_UTF8)
+    others = (told for told in rows.problems() if _file_of(rows, told) not in foreign or NOT_UTF8 not in told["what"])
     return counts, [*foreign.values(), *first_of_each_code(itertools.chain(others, more))[1]]
 
 
@@ -44,7 +44,7 @@ def _foreign_files(rows: Rows) -> dict[int, dict[str, Any]]:
     first: dict[int, dict[str, Any]] = {}
     mixed = set()
     for told in rows.problems():
-        if told["code"] in NOT_UTF8:
+        if NOT_UTF8 in told["what"]:
             file = _file_of(rows, told)
             counts[file] += 1
             first.setdefault(file, told)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 MAX_LINE_BYTES = 8 * 1024**2
 MAX_DEPTH = 64
 RAW_BYTES = 2048  # of a bad row, kept to be shown and mended
-NOT_UTF8 = ("DAT-013", "DAT-022", "DAT-024")  # of lines of JSON, cells and texts
+NOT_UTF8 = "is not UTF-8"  # stands in what is said of such lines, cells and texts
 READS_AS_LATIN = "in Latin-1 it would read"
 
 
@@ -66,7 +66,7 @@ def not_utf8(raw: bytes, error: UnicodeDecodeError, code: str = "DAT-013") -> Fa
     return Fault(
         len(raw[: error.start].decode("utf-8", "replace")) + 1,
         code,
-        f"byte {error.start + 1} of the row, 0x{byte:02x}, is not UTF-8{guess}",
+        f"byte {error.start + 1} of the row, 0x{byte:02x}, {NOT_UTF8}{guess}",
         "UTF-8",
         "write this row again as UTF-8 (not the whole file: its other rows would be garbled), or data.on_bad_row: quarantine",
     )
