@@ -61,22 +61,27 @@ def micro_batches(
     Packed, a group costs its tokens; in rows every example is padded to the group's longest, its first.
     """
     groups: list[list[int]] = []
-    used = 0
-    for example in longest_first(examples, lengths):
-        length = int(lengths[example])
-        cost = length if layout == "packed" or not groups else int(lengths[groups[-1][0]])
-        if groups and used + cost <= budget_tokens:
+    used = cost = 0
+    for size, example in _by_length(examples, lengths):
+        if groups and used + (size if layout == "packed" else cost) <= budget_tokens:
             groups[-1].append(example)
-            used += cost
+            used += size if layout == "packed" else cost
         else:
             groups.append([example])
-            used = length
+            used = cost = size
     return groups
 
 
 def longest_first(examples: Sequence[int], lengths: np.ndarray) -> list[int]:
     """Sorted by length, falling; equal lengths by number, so that the order follows from the set alone."""
-    return sorted(map(int, examples), key=lambda example: (-int(lengths[example]), example))
+    return [example for _, example in _by_length(examples, lengths)]
+
+
+def _by_length(examples: Sequence[int], lengths: np.ndarray) -> list[tuple[int, int]]:
+    """(length, example), longest first."""
+    chosen = np.asarray(examples, np.int64)
+    falling = sorted(zip((-lengths[chosen].astype(np.int64)).tolist(), chosen.tolist(), strict=True))
+    return [(-length, example) for length, example in falling]
 
 
 def collate(dataset: Dataset, examples: Sequence[int], layout: Layout = "rows") -> Batch:

@@ -96,11 +96,11 @@ class Compute:
     ) -> Iterator[tuple[int, Any]]:
         left = 0.0
         if self.alone and not self._pool:
-            # The first task tells how long the others will take.
-            (number, task), *tasks = tasks
+            # The first tasks tell how long the others would take.
+            first, tasks = tasks[: self.workers], tasks[self.workers :]
             began = time.monotonic()
-            yield number, function(task)
-            left = (time.monotonic() - began) * len(tasks)
+            yield from _in_threads(function, first, self.workers)
+            left = (time.monotonic() - began) * len(tasks) / len(first)
         if self._pool or left >= self.alone:
             self._grow(min(self.workers, len(tasks)))
             try:

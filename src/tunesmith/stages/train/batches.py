@@ -38,9 +38,14 @@ class Order:
     def step(self, number: int) -> list[int]:
         """The examples of step `number` (from 1), the same for any number of processes and after any resume."""
         first = (number - 1) * self.batch_size
-        places = range(first, min(first + self.batch_size, self.num_draws))
-        size = len(self.examples)
-        return [int(self.examples[_permutation(self.seed, place // size, size)[place % size]]) for place in places]
+        end, size = min(first + self.batch_size, self.num_draws), len(self.examples)
+        drawn: list[int] = []
+        while first < end:
+            epoch, place = divmod(first, size)
+            chosen = _permutation(self.seed, epoch, size)[place : place + end - first]
+            drawn += self.examples[chosen].tolist()
+            first += len(chosen)
+        return drawn
 
 
 @lru_cache(maxsize=2)  # a step may straddle two epochs
