@@ -42,10 +42,14 @@ class Artifact:
 
 @dataclass
 class Draft:
-    """An artifact in the making: fill `path`, add to `notes`; `artifact` is there after the `with` block."""
+    """An artifact in the making: fill `path`, add to `notes`; `artifact` is there after the `with` block.
+
+    hashes: sha256 of files that whoever made them has read back already, by path inside the folder.
+    """
 
     path: Path
     notes: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
     artifact: Artifact | None = None
 
 
@@ -106,7 +110,7 @@ class Store:
                 "kind": kind,
                 "id": id,
                 "schema": SCHEMA,
-                "files": _describe(path),
+                "files": _describe(path, draft.hashes),
                 "producer": plain(producer),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "notes": plain(draft.notes),
@@ -126,8 +130,8 @@ class Store:
         return artifact
 
 
-def _describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """Flushes each file; its size and hash by its path inside the folder. Reading them is also the reading back."""
+def _describe(folder: Path, known: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Flushes each file; its size and hash by its path inside the folder. Hashing is also the reading back; known: done before."""
     paths = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -142,13 +146,17 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     # Both leave the interpreter free: one file is hashed while the disk takes another. Publishing then finds them flushed.
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         flushed = [pool.submit(durable.flush_file, path) for path in paths]
-        hashes = list(pool.map(durable.hash_file, paths))
+        hashes = list(pool.map(lambda path: known.get(_inside(folder, path)) or durable.hash_file(path), paths))
     for done in flushed:
         done.result()
     return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256}
+        _inside(folder, path): {"size": path.stat().st_size, "sha256": sha256}
         for path, sha256 in zip(paths, hashes, strict=True)
     }
+
+
+def _inside(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

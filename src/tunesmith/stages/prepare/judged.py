@@ -110,11 +110,11 @@ def write_verdicts(
     counts = [parts.describe(known[number]) for number in numbers]
     # What redaction made of the rows, so that tokens are those of these texts.
     rewritten = {number: known[number]["hashes"]["rows.arrow"] for number in numbers if known[number]["rewritten"]}
-    parts.move(aside, folder / "parts", len(counts))
+    hashes = parts.move(aside, folder, [known[number] for number in numbers])
     described = {"schema": SCHEMA, "parts": counts, "rewritten": fingerprint(rewritten) if rewritten else None}
     np.savez(folder / "boilerplate.npz", **common)
     (folder / "verdicts.json").write_text(json.dumps(described))
-    return {"parts_kept": kept, "rewritten": len(rewritten)}
+    return {"parts_kept": kept, "rewritten": len(rewritten), "hashes": hashes}
 
 
 class Judged:

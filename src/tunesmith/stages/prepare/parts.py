@@ -7,12 +7,11 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from xxhash import xxh3_128
 
 from tunesmith.runs import durable
 
@@ -48,23 +47,21 @@ def finished(folder: Path | str, number: int) -> dict[str, Any] | None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """A quick hash of each file: against torn writes. What the artifact's manifest has is hashed anew, against everything."""
-    return {path.name: _hash(path) for path in sorted(folder.iterdir())}
+    """The sha256 of each file as it is read back: made where the part is, so that its artifact need not read it again."""
+    return {path.name: durable.hash_file(path) for path in sorted(folder.iterdir())}
 
 
-def _hash(path: Path) -> str:
-    digest = xxh3_128()
-    with path.open("rb") as file:
-        while data := file.read(1 << 22):
-            digest.update(data)
-    return digest.hexdigest()
-
-
-def move(aside: Path, folder: Path, count: int) -> None:
-    """Moves the parts into an artifact's folder."""
+def move(aside: Path, artifact: Path, made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Moves parts into the folder `parts` of an artifact. made: the facts of each, in order. Returns their files' hashes, by path
+    inside the artifact."""
+    folder, hashes = artifact / "parts", {}
     folder.mkdir()
-    for number in range(count):
+    for number, facts in enumerate(made):
         stem_of(aside, number).rename(stem_of(folder, number))
+        hashes |= {
+            f"{folder.name}/{stem_of(folder, number).name}/{name}": hash for name, hash in facts["hashes"].items()
+        }
+    return hashes
 
 
 def open_table(path: Path) -> pa.Table:

@@ -335,14 +335,14 @@ def collect(
         "files": list(files),
         "parts": _with_bases(counts),
     }
-    parts.move(aside, folder / "parts", len(counts))
+    hashes = parts.move(aside, folder, made)
     (folder / "rows.json").write_bytes(orjson.dumps(described, option=orjson.OPT_INDENT_2))
     _write_rejects(folder)
     formats: Counter[str] = Counter()
     for part in counts:
         formats.update(part["formats"])
     total, bad = (sum(part[name] for part in counts) for name in ("rows", "bad"))
-    return {"rows": total, "bad": bad, "formats": dict(formats)}
+    return {"rows": total, "bad": bad, "formats": dict(formats), "hashes": hashes}
 
 
 def _with_bases(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:

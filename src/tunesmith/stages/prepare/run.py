@@ -111,7 +111,7 @@ def _made_by_parts(
     run: Run, kind: str, made_of: dict[str, Any], recipe: dict[str, Any], make: Callable[[Path, Path], dict[str, Any]]
 ) -> tuple[Artifact, bool]:
     """(the artifact, whether it was made now). made_of: all that decides its content. make: (where parts are made, the
-    artifact's folder) -> notes; a start that is killed leaves the parts it finished."""
+    artifact's folder) -> notes, and `hashes` of the parts' files; a start that is killed leaves the parts it finished."""
     id = fingerprint(made_of)
     found = run.store.find(kind, id)
     if found is not None:
@@ -121,7 +121,9 @@ def _made_by_parts(
         parts.folder_for(run.store.folder(kind, id)) as aside,
         run.store.create(kind, id, producer=producer) as draft,
     ):
-        draft.notes |= make(aside, draft.path)
+        notes = make(aside, draft.path)
+        draft.hashes |= notes.pop("hashes")
+        draft.notes |= notes
     assert draft.artifact is not None
     return draft.artifact, True
 

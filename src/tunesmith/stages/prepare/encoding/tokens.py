@@ -148,15 +148,23 @@ def write_tokens(
         encoded += facts["encoded"]
         done += facts["rows"]
         on_rows(done)
-    counts = [parts.describe(known[number]) for number in range(len(rows.parts))]
-    parts.move(aside, folder / "parts", len(counts))
+    made = [known[number] for number in range(len(rows.parts))]
+    counts = [parts.describe(facts) for facts in made]
+    hashes = parts.move(aside, folder, made)
     (folder / "tokens.json").write_text(json.dumps({"schema": SCHEMA, "parts": counts}))
     ways: Counter[str] = Counter()
     for part in counts:
         ways.update(part["ways"])
     refused = sum(part["refused"] for part in counts)
     told = {"fast": bool(counts) and all(part["fast"] for part in counts), "why": counts[0]["why"] if counts else ""}
-    return {"encoded": encoded, "refused": refused, "parts_kept": kept, "tokenizer": told, "ways": dict(ways)}
+    return {
+        "hashes": hashes,
+        "encoded": encoded,
+        "refused": refused,
+        "parts_kept": kept,
+        "tokenizer": told,
+        "ways": dict(ways),
+    }
 
 
 def _batches(table: pa.Table) -> Iterator[pa.Table]:
