@@ -14,8 +14,10 @@ import tunesmith
 from tunesmith import hub
 from tunesmith.errors import DataError
 from tunesmith.runs.dataset import Dataset
+from tunesmith.runs.store import Store
 from tunesmith.stages.prepare import items as items_module
 from tunesmith.stages.prepare import rows as rows_module
+from tunesmith.stages.prepare import spread
 from tunesmith.text.example import Example, Message
 from tunesmith.text.tokenizers import load_tokenizer
 
@@ -80,12 +82,19 @@ def test_parts_of_a_file_and_workers_change_no_byte(tmp_path: Path, monkeypatch:
     settings = ("data.on_bad_row=quarantine", "data.max_bad_share=0.2", "data.deduplicate=exact")
     whole = prepare(tmp_path, rows, *settings, work="whole")
     monkeypatch.setattr(rows_module, "PART_BYTES", 3000)
+    monkeypatch.setattr(spread, "ALONE", 0.0)  # so little work is not worth a worker otherwise
     cut = prepare(tmp_path, rows, *settings, "compute.workers=2", work="cut")
     assert len(list((tmp_path / "cut" / "artifacts" / "rows").glob("*/parts/*"))) > 5
     for name in ("tokens", "sequences", "spans", "span_offsets", "keys", "splits"):
         assert (whole.folder / f"{name}.npy").read_bytes() == (cut.folder / f"{name}.npy").read_bytes(), name
     assert list(whole.ledger()) == list(cut.ledger())
     assert whole.statistics == cut.statistics
+    store = Store(tmp_path / "cut" / "artifacts")
+    for kind in ("Rows", "Verdicts", "Tokens", "Dataset"):
+        for path in (store.root / kind.lower()).glob("[!.]*/"):
+            found = store.find(kind, path.name, verify="hash")
+            assert found is not None, f"{path} has the hashes that its manifest lists"
+            assert len(found.manifest["files"]) > 1
 
 
 def test_a_killed_start_goes_on_from_finished_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
