@@ -28,7 +28,7 @@ from reliability.frame import Budget
 from reliability.power_cut import How, RecordingDisk, Replica, Site, State, states
 from tunesmith.recipe import parse_recipe
 from tunesmith.runner import fingerprints
-from tunesmith.runs import durable
+from tunesmith.runs import durable, store
 from tunesmith.runs.run import Run, folder_of
 from tunesmith.runs.store import Artifact
 from tunesmith.stages.train.checkpoint import Checkpoint, Checkpoints, TrainState
@@ -54,6 +54,18 @@ def use(disk: durable.Disk) -> Iterator[None]:
         yield
     finally:
         durable.disk = before
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Flushes that go side by side come in one order. All others are covered: before the first of them each file may be
+    whole or not."""
+    before = durable.FLUSHED_AT_ONCE, store.FILES_AT_ONCE
+    durable.FLUSHED_AT_ONCE = store.FILES_AT_ONCE = 1
+    try:
+        yield
+    finally:
+        durable.FLUSHED_AT_ONCE, store.FILES_AT_ONCE = before
 
 
 @dataclass
@@ -85,7 +97,7 @@ def record(scenario: Scenario, broken: Site | None = None, how: How = "left out"
             scenario.prepare(root)
         disk = RecordingDisk(root, broken, how)
         failure = ""
-        with use(disk):
+        with use(disk), one_at_a_time():
             try:
                 scenario.act(root)
             except Exception as error:

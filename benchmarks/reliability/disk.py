@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,7 @@ class FullDisk(PlainDisk):
 
     def __init__(self, k: int, number: int) -> None:
         self.k, self.number, self.count, self.is_full = k, number, 0, True
+        self.lock = threading.Lock()  # flushes go side by side
 
     def __getattribute__(self, name: str) -> Any:
         method = super().__getattribute__(name)
@@ -55,7 +57,8 @@ class FullDisk(PlainDisk):
             return method
 
         def call(path: Path, *arguments: Any) -> Any:
-            self.count += 1
+            with self.lock:
+                self.count += 1
             if self.is_full and self.count >= self.k:
                 raise OSError(self.number, os.strerror(self.number), str(path))
             return method(path, *arguments)

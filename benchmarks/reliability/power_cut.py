@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ class RecordingDisk(durable.Disk):
 
     def flush(self, path: Path) -> None:
         self._notice()
-        if self._is_broken("flush"):
+        if self._is_broken("flush", path):
             return
         super().flush(path)
         node = self.nodes[self._find(path)]
@@ -108,7 +109,7 @@ class RecordingDisk(durable.Disk):
     def rename(self, source: Path, target: Path) -> None:
         self._notice()
         assert source.parent == target.parent, "across folders a rename is not one change"
-        if self._is_broken("rename"):
+        if self._is_broken("rename", source):
             if self.how == "by copying":
                 self._copy(source, target)
                 self.remove(source)
@@ -138,8 +139,8 @@ class RecordingDisk(durable.Disk):
         for inner in sorted(source.iterdir()):
             self._copy(inner, target / inner.name)
 
-    def _is_broken(self, operation: str) -> bool:
-        site = _site(operation)
+    def _is_broken(self, operation: str, path: Path) -> bool:
+        site = _site(operation, path)
         self.sites.add(site)
         return site == self.broken
 
@@ -226,8 +227,14 @@ def _settled(node: File | Folder) -> File | Folder:
     return File(node.data, node.data) if isinstance(node, File) else Folder(node.names(), [])
 
 
-def _site(operation: str) -> Site:
-    """The line of durable.py that is at work. For a function that only passes a flush on, also who asked for it."""
+def _site(operation: str, path: Path) -> Site:
+    """The line of durable.py that is at work. For a function that only passes a flush on, also who asked for it.
+
+    What is flushed side by side is flushed by the store to begin with and again by publishing: these are one site, as either
+    alone is enough.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return Site(operation, "a thread, of a folder" if path.is_dir() else "a thread, of a file", 0)
     frame = sys._getframe(2)
     while frame.f_code.co_filename != durable.__file__:
         assert frame.f_back is not None
