@@ -243,7 +243,7 @@ def _site(operation: str, path: Path) -> Site:
     if function == "flush_file":
         while frame.f_code.co_name in ("flush_file", "flush_events") and frame.f_back is not None:
             frame = frame.f_back
-        caller = frame.f_code.co_name
+        caller = f"{frame.f_code.co_name}, of a {'folder' if path.is_dir() else 'file'}"
     return Site(operation, function, line, caller)
 
 

@@ -22,8 +22,8 @@ def assert_held(result: dict, at_least: int) -> None:
 
 
 def test_power_cut_anywhere_in_a_save_leaves_the_old_state_or_the_new_one() -> None:
-    result = crash_states.check(Budget(every=8), crash_states.NARROW)
-    assert_held(result, 300)
+    result = crash_states.check(Budget(), crash_states.NARROW)  # all of them: one state in three thousand was once lost
+    assert_held(result, 2500)
     assert result["notes"]["operations"]["a checkpoint over an older one"] > 20
 
 

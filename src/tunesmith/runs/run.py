@@ -53,6 +53,7 @@ class Run:
         self.stage_key = ""
         self.listeners: list[Listener] = []
         self.is_writer = True
+        self._is_named = False  # events.jsonl, in its folder, safely
         self.is_patient = False  # whether a full disk is waited for, see patience.py
         self.stop_signal: int | None = None  # the signal that asked to stop
         self.stop_reason: StoppedError | None = None  # a reason of our own to stop
@@ -251,6 +252,9 @@ class Run:
         path = self.path / "events.jsonl"
         if self.is_writer and path.exists():
             durable.flush_file(path)
+            if not self._is_named:  # a power cut may take the name of a new file, and with it the whole of it
+                durable.flush_file(self.path)
+                self._is_named = True
 
     def _tell_damage(self, message: str) -> None:
         if (self.path / "events.jsonl").exists():  # a Run that is only looked at is left as it is
