@@ -12,10 +12,10 @@ TUNESMITH_TEST_DATA ?= $(wildcard ../shared)
 export TUNESMITH_TEST_DATA
 WORKSPACE ?= tunesmith-work
 
-.PHONY: help setup quickstart check test gpu bench docs clean
+.PHONY: help setup quickstart check test gpu bench reliability docs clean
 
 help:
-	@grep -E '^#  ' Makefile; printf '  %s\n' "make check        format, lint, layers, unit tests" "make bench        the figures of the README, into benchmarks/results/" "make gpu          tests that need a CUDA device" "make docs         the generated pages of docs/"
+	@grep -E '^#  ' Makefile; printf '  %s\n' "make check        format, lint, layers, unit tests" "make bench        the figures of the README, into benchmarks/results/" "make reliability  the harnesses behind what durable training promises, all of them; goes on where it was cut off" "make gpu          tests that need a CUDA device" "make docs         the generated pages of docs/"
 
 setup: $(STAMP)
 
@@ -37,6 +37,9 @@ check: $(STAMP)
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/run_tests.py
+
+reliability: $(STAMP)
+	@$(BIN)/python benchmarks/reliability
 
 gpu: $(STAMP)
 	@$(BIN)/python -m pytest tests/gpu -m gpu

@@ -236,20 +236,23 @@ def plan(recipe: RecipeLike, *, overrides: Iterable[str] = (), workspace: Path |
     """Predicted memory, time and disk, and the choices that follow, before anything is loaded.
 
     workspace: earlier trainings there have noted how fast this machine is; once the rows are prepared there, steps and times
-    are in the plan too.
+    are in the plan too. Raises ModelError PLN-002 when it does not fit into memory, FileError RUN-023 when the workspace's disk
+    cannot hold it.
     """
     from tunesmith import hub, planner
     from tunesmith.planner import hardware
-    from tunesmith.runner.planning import prepared_statistics
+    from tunesmith.runner import planning
 
     spec = _recipe(recipe, overrides)
-    return planner.plan(
+    made = planner.plan(
         spec,
         hub.resolve_config(spec.model.base, spec.model.revision).config,
-        statistics=prepared_statistics(spec, Path(workspace)),
+        statistics=planning.prepared_statistics(spec, Path(workspace)),
         hardware=hardware.detect(),
         workspace=Path(workspace),
     )
+    planning.check_disk(made.to_json(), Path(workspace), planning.bytes_there(spec, Path(workspace)))
+    return made
 
 
 def init(
@@ -389,6 +392,7 @@ def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
     import shutil
 
     from tunesmith.planner import hardware
+    from tunesmith.runs import durable
 
     machine = hardware.detect()
     folder = Path(workspace).absolute()
@@ -403,6 +407,7 @@ def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
         "quantisation": _quantisation(),
         **_speed(machine, Path(workspace)),
         "free_disk_bytes": shutil.disk_usage(folder).free,
+        "file_system": durable.file_system(folder),
         "optional": {
             name: {
                 "version": next(filter(None, map(_version, distributions)), None),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tunesmith.errors import FileError
 from tunesmith.runs import durable
-from tunesmith.runs.store import Artifact, Store, fingerprint
+from tunesmith.runs.store import Artifact, Store, fingerprint, sealed
 
 PRODUCER = {"stage": "train", "version": 1, "recipe": {"seed": 17}, "inputs": {}}
 
@@ -58,7 +59,8 @@ DAMAGES = {
     "flipped": (lambda path: path.write_text("weighty"), "has other bytes than the manifest says"),
     "cut": (lambda path: path.write_text("wei"), "has 3 bytes, the manifest says 7"),
     "deleted": (lambda path: path.unlink(), "is missing"),
-    "link": (lambda path: (path.unlink(), path.symlink_to("/etc/hostname")), "is missing"),
+    "link": (lambda path: (path.unlink(), path.symlink_to("/etc/hostname")), "is no plain file"),
+    "pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "is no plain file"),
 }
 
 
@@ -79,7 +81,37 @@ def test_a_damaged_file_is_named_and_the_artifact_not_used(store: Store, damage:
     assert store.find("Model", "abc", verify="hash") is not None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "Model"}'])
+def test_a_manifest_vouches_for_each_of_its_bytes(store: Store) -> None:
+    path = make(store).path / "manifest.json"
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        assert store.find("Model", "abc") is None, f"byte {place}"
+    path.write_bytes(data[:-1])
+    assert store.find("Model", "abc") is None, "without its last newline"
+    path.write_bytes(data)
+    assert store.find("Model", "abc") is not None
+
+
+@pytest.mark.parametrize("stand_in", ["pipe", "link", "folder", "other"])
+def test_what_stands_in_for_a_manifest_is_named_and_not_waited_for(store: Store, stand_in: str) -> None:
+    path = make(store).path / "manifest.json"
+    told: list[str] = []
+    store.on_damage = told.append
+    away = path.rename(store.root / "away")
+    if stand_in == "pipe":
+        os.mkfifo(path)
+    elif stand_in == "link":
+        path.symlink_to(away)
+    elif stand_in == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(sealed({**json.loads(away.read_bytes()), "id": "other"}))
+    assert store.find("Model", "abc") is None
+    assert "manifest.json" in told[0]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "Model"}', "[" * 5000])
 def test_a_damaged_manifest_is_named(store: Store, text: str) -> None:
     artifact = make(store)
     (artifact.path / "manifest.json").write_text(text)

@@ -13,7 +13,9 @@ from small_training import LORA, WORSENING, small_training
 from tunesmith.errors import DataError, ModelError, StoppedError, TrialPruned
 from tunesmith.recipe.tree import EarlyStopping, Train
 from tunesmith.runs.dataset import Dataset
+from tunesmith.runs.durable import hash_file
 from tunesmith.runs.events import Event
+from tunesmith.runs.store import sealed
 from tunesmith.stages.train.checkpoint import TrainState
 from tunesmith.stages.train.guards import note_non_finite, note_validation
 
@@ -269,12 +271,11 @@ def test_other_threads_at_a_resume_are_said(tiny_model_dir: Path, tmp_path: Path
     state = tmp_path / "artifacts" / "checkpoint" / "abc" / "step-00000008" / "state.json"
     manifest = state.with_name("manifest.json")
     text = state.read_text().replace('"threads": 1', '"threads": 7')
-    before = manifest.read_text()
-    from tunesmith.runs.durable import hash_file
-
-    old = hash_file(state)
+    told = json.loads(manifest.read_bytes())
+    del told["sha256"]
     state.write_text(text)
-    manifest.write_text(before.replace(old, hash_file(state)))
+    told["files"]["state.json"]["sha256"] = hash_file(state)
+    manifest.write_bytes(sealed(told))
     again = training.again()
     again.train()
     (said,) = again.values("train/threads_changed").values()

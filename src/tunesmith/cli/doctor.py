@@ -39,7 +39,11 @@ def command(workspace: Path, as_json: bool) -> None:
     click.echo(
         f"cores {machine.get('cores')}  memory {format_bytes(machine.get('ram_bytes', 0))}, {format_bytes(machine.get('ram_available_bytes', 0))} free  GPUs: {gpus}"
     )
-    click.echo(f"free disk: {format_bytes(found['free_disk_bytes'])}")
+    files = found["file_system"]
+    warning = (
+        "; a network file system: a power cut may cost more there than on a local disk" if files["is_network"] else ""
+    )
+    click.echo(f"free disk: {format_bytes(found['free_disk_bytes'])} ({files['type']}{warning})")
     for line in _speed(found):
         click.echo(line)
     packed = found["quantisation"]

@@ -20,7 +20,7 @@ VALIDATIONS_PER_RUN = 10  # of evaluate_every: auto
 
 
 def figures(spec: Recipe, shape: Shape, precision: str, statistics: Mapping[str, Any] | None) -> dict[str, Figure]:
-    """disk: the most at once, while a checkpoint is written. disk_left: when the run has ended.
+    """disk: the most at once, while a checkpoint is written. disk_left: when the run has ended. checkpoint: one of them.
 
     Bounds are the cases of the best checkpoint being one of the newest or an older one; and 5 % for what is not counted.
     """
@@ -34,7 +34,7 @@ def figures(spec: Recipe, shape: Shape, precision: str, statistics: Mapping[str,
     at_once = _between(
         least * one + max(being_written, other), most * one + being_written + other, "the most at once; data apart"
     )
-    return {"disk": at_once, "disk_left": left}
+    return {"disk": at_once, "disk_left": left, "checkpoint": Figure(one, one * 0.95, one * 1.05, "bytes")}
 
 
 def _keeps_best(spec: Recipe, statistics: Mapping[str, Any] | None) -> bool:

@@ -69,7 +69,7 @@ def _check_model(spec: Recipe, workspace: Path, found: Findings) -> hub.ModelCon
             found.facts.append(f"{format_bytes(config.bytes_to_fetch)} of weights would be fetched")
         plan = planning.make_plan(spec, None, workspace)
         found.warnings += [item["text"] for item in plan["unusual"]]
-        planning.check_disk(plan, workspace)
+        planning.check_disk(plan, workspace, planning.bytes_there(spec, workspace))
         limit = config.config.get("max_position_embeddings")
         if isinstance(limit, int) and spec.data.max_tokens > limit:
             found.warnings.append(

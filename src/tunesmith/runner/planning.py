@@ -10,7 +10,8 @@ from tunesmith.errors import FileError, TunesmithError
 from tunesmith.runner import fingerprints
 from tunesmith.runner.stages import STAGES, load_stages
 from tunesmith.runs import durable
-from tunesmith.runs.run import Run
+from tunesmith.runs.events import read_lines
+from tunesmith.runs.run import Run, folder_of
 from tunesmith.runs.store import Artifact, Store
 from tunesmith.units import format_bytes
 
@@ -35,7 +36,7 @@ def plan_stage(stage: str, spec: Recipe, inputs: Mapping[str, Artifact], run: Ru
     run.write_plan(plan)
     if plan["unusual"]:
         _warn(plan, run)
-    check_disk(plan, run.workspace)
+    check_disk(plan, run.workspace, bytes_there(spec, run.workspace))
 
 
 def _warn(plan: Mapping[str, Any], run: Run) -> None:
@@ -73,14 +74,31 @@ def prepared_statistics(spec: Recipe, workspace: Path) -> dict[str, Any] | None:
     return Dataset(outputs["dataset"].path).statistics if outputs else None
 
 
-def check_disk(plan: Mapping[str, Any], workspace: Path) -> None:
-    """Refuses to begin what can not end. Judged by the plan's lower bound, so that it never refuses what would fit."""
-    figure = plan["figures"].get("disk")
+def bytes_there(spec: Recipe, workspace: Path) -> int:
+    """What an earlier attempt of this recipe has written already of what its plan counts: checkpoints and result."""
+    path = folder_of(workspace, spec)
+    keys = {e.value for e in read_lines(path / "events.jsonl") if (e.stage, e.name) == ("train", "stage/started")}
+    store = Store(workspace / "artifacts")
+    folders = [store.folder(kind, key) for key in keys for kind in ("Checkpoint", "Adapter", "Model")]
+    return sum(file.lstat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+
+
+def check_disk(plan: Mapping[str, Any], workspace: Path, there: int = 0) -> None:
+    """Refuses to begin what can not end: a disk without room for what the plan counts, two checkpoints at the least.
+
+    there: bytes of it that lie there already. Judged by the plan's lower bounds, so that it never refuses what would fit.
+    """
+    figures = plan["figures"]
+    if "disk" not in figures:
+        return
+    two = 2 * figures.get("checkpoint", {"low": 0})["low"]
+    least = max(figures["disk"]["low"], two) - there
     free = durable.free_bytes(workspace)
-    if figure and free < figure["low"]:
+    if free < least:
+        needed = max(figures["disk"]["value"] - there, least)
         raise FileError(
             "RUN-023",
-            f"the run needs {format_bytes(figure['value'])} on the disk of {workspace}, {format_bytes(free)} are free",
-            expected=f"at least {format_bytes(figure['low'])}",
+            f"the run needs {format_bytes(needed)} on the disk of {workspace}, {format_bytes(free)} are free",
+            expected=f"at least {format_bytes(least)}; a checkpoint is written while the one before it is kept",
             fix="free some space, choose another disk with --workspace, or --set train.keep_checkpoints=1",
         )

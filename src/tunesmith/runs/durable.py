@@ -15,7 +15,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ class Disk:
     def write(self, path: Path, data: bytes) -> None:
         with path.open("wb") as file:
             file.write(data)
+
+    def fill(self, path: Path, write: Callable[[Path], None]) -> None:
+        """A file that a library writes by itself."""
+        write(path)
 
     def append(self, path: Path, data: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -168,6 +173,15 @@ def _whole_lines(path: Path) -> int:
     return whole
 
 
+def read_plain(path: Path) -> bytes:
+    """Content of a plain file. Raises OSError for all else, at once: a pipe is not waited for, a link not followed."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+        return file.read()
+
+
 def hash_file(path: Path) -> str:
     """sha256 of the file's bytes, as 64 hex characters."""
     with explain(Path(path)), Path(path).open("rb") as file:
@@ -270,7 +284,7 @@ def sweep(folder: Path) -> list[str]:
         if not path.name.startswith((ASIDE, TRASH)):
             continue
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name would keep us waiting
         except FileNotFoundError:
             continue
         try:
@@ -376,6 +390,17 @@ def free_bytes(path: Path) -> int:
         return shutil.disk_usage(path).free
     except OSError:
         return 0
+
+
+def require_room(path: Path, needed: int) -> None:
+    """Refuses before the disk is filled to the brim for everybody. Raises FileError RUN-002; quotas speak up only at the write."""
+    folder = Path(path).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    with explain(path, needed=needed):
+        usage = shutil.disk_usage(folder)
+        if usage.total and usage.free < needed:  # some file systems do not tell: all zeros
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "ceph", "glusterfs", "beegfs", "gpfs"}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tunesmith.errors import FileError, InterruptedRun, StoppedError, TrialPruned, UsageError
 from tunesmith.runs import durable
 from tunesmith.runs.events import Event, read_events, read_lines
+from tunesmith.runs.patience import patiently
 from tunesmith.runs.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Run:
         self.stage_key = ""
         self.listeners: list[Listener] = []
         self.is_writer = True
+        self._is_named = False  # events.jsonl, in its folder, safely
+        self.is_patient = False  # whether a full disk is waited for, see patience.py
         self.stop_signal: int | None = None  # the signal that asked to stop
         self.stop_reason: StoppedError | None = None  # a reason of our own to stop
 
@@ -210,9 +213,16 @@ class Run:
         """Appends an event and tells the listeners. Does nothing in a process that is not the writer."""
         if not self.is_writer:
             return
-        event = Event(time.time(), self.attempt, stage, step, name, value, unit)
-        durable.append_line(self.path / "events.jsonl", event.to_line())
+        event = self.event(stage, name, value, step=step, unit=unit)
+        self._append(event.to_line())
         self.tell(event)
+
+    def event(self, stage: str, name: str, value: Any, *, step: int | None = None, unit: str = "") -> Event:
+        """One of this attempt and moment, not yet told to anybody."""
+        return Event(time.time(), self.attempt, stage, step, name, value, unit)
+
+    def _append(self, lines: str) -> None:
+        patiently(self, lambda: durable.append_line(self.path / "events.jsonl", lines), needed=len(lines))
 
     def record_step(self, stage: str, step: int, values: Mapping[str, tuple[Any, str]]) -> None:
         """As `record` for several values of one step, {name: (value, unit)}: one write for all of them."""
@@ -220,7 +230,7 @@ class Run:
             return
         now = time.time()
         events = [Event(now, self.attempt, stage, step, name, *told) for name, told in values.items()]
-        durable.append_line(self.path / "events.jsonl", "\n".join(event.to_line() for event in events))
+        self._append("\n".join(event.to_line() for event in events))
         for event in events:
             self.tell(event)
 
@@ -239,8 +249,12 @@ class Run:
 
     def flush_events(self) -> None:
         """Waits until all events are on the disk, so that no artifact outlives the events that led to it."""
-        if self.is_writer and (self.path / "events.jsonl").exists():
-            durable.flush_file(self.path / "events.jsonl")
+        path = self.path / "events.jsonl"
+        if self.is_writer and path.exists():
+            durable.flush_file(path)
+            if not self._is_named:  # a power cut may take the name of a new file, and with it the whole of it
+                durable.flush_file(self.path)
+                self._is_named = True
 
     def _tell_damage(self, message: str) -> None:
         if (self.path / "events.jsonl").exists():  # a Run that is only looked at is left as it is

@@ -17,10 +17,11 @@ from typing import Any, Literal
 from tunesmith.errors import FileError
 from tunesmith.runs import durable
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 KINDS = ("Rows", "Verdicts", "Tokens", "Dataset", "Checkpoint", "Adapter", "Model", "Evaluation", "Parity")
 FILES_AT_ONCE = 8  # flushed or hashed
+SEAL = re.compile(rb'(.*,\n)  "sha256": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
 CHEAP_BYTES = 64 * 1024**2  # hashing this much takes under a tenth of a second
 
 Verification = Literal["size", "cheap", "hash"]
@@ -80,7 +81,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            artifact = Artifact(kind, id, path, _read_manifest(path))
+            artifact = Artifact(kind, id, path, _read_manifest(path, kind, id))
             _verify(artifact, verify)
         except FileError as error:
             self.on_damage(error.headline)
@@ -115,7 +116,7 @@ class Store:
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "notes": plain(draft.notes),
             }
-            durable.write_json(path / MANIFEST, manifest)
+            durable.write_bytes(path / MANIFEST, sealed(manifest))
             self.before_publish()
             draft.artifact = self._publish(Artifact(kind, id, final, manifest), path)
 
@@ -125,6 +126,7 @@ class Store:
         except FileExistsError:
             winner = self.find(artifact.kind, artifact.id, verify="hash")
             if winner is not None:
+                durable.flush_file(artifact.path.parent)  # whoever renamed it may not have come so far
                 return winner
             durable.publish_folder(path, artifact.path, replace=True)
         return artifact
@@ -159,24 +161,41 @@ def _inside(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """As indented JSON whose last key, sha256, is the hash of all the bytes before it: the manifest vouches for itself."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}") + ",\n"
+    data = text.encode("utf-8", "backslashreplace")
+    return data + f'  "sha256": "{hashlib.sha256(data).hexdigest()}"\n}}\n'.encode()
+
+
+def _read_manifest(folder: Path, kind: str, id: str) -> dict[str, Any]:
+    """Raises FileError RUN-005 unless every byte is as it was written, by this version, for this artifact."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        data = durable.read_plain(path)
+        manifest = json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, path, f"cannot be read ({error})") from error
     if not isinstance(manifest, dict) or not {"kind", "files", "producer", "notes"} <= set(manifest):
         raise _damaged(folder, path, "is no manifest")
     if manifest.get("schema") != SCHEMA:
         raise _damaged(folder, path, f"has schema {manifest.get('schema')}, this version reads {SCHEMA}")
+    seal = SEAL.fullmatch(data)
+    if seal is None or hashlib.sha256(seal[1]).hexdigest().encode() != seal[2]:
+        raise _damaged(folder, path, "has other bytes than were written")
+    if (manifest["kind"], manifest.get("id")) != (kind, id):
+        raise _damaged(folder, path, f"belongs to {manifest['kind']} {manifest.get('id')}")
+    del manifest["sha256"]
     return manifest
 
 
 def _verify(artifact: Artifact, how: Verification) -> None:
     for name, file in artifact.manifest["files"].items():
         path = artifact.path / name
-        if path.is_symlink() or not path.is_file():
+        if not path.exists() and not path.is_symlink():
             raise _damaged(artifact.path, path, "is missing")
+        if path.is_symlink() or not path.is_file():
+            raise _damaged(artifact.path, path, "is no plain file")
         size = path.stat().st_size
         if size != file["size"]:
             raise _damaged(artifact.path, path, f"has {size} bytes, the manifest says {file['size']}")

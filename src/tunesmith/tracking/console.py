@@ -9,7 +9,8 @@ from tunesmith.runs.events import Event
 from tunesmith.units import format_bytes, format_count, format_seconds
 
 UNUSUAL = "plan/unusual"
-NOTES = ("prepare/note", "train/note")
+NETWORK = "run/network_file_system"
+NOTES = ("prepare/note", "train/note", "run/waiting", "run/went_on")
 SHOWN = {
     "prepare/rows_read": "rows read",
     "prepare/rows_judged": "rows judged",
@@ -40,9 +41,12 @@ class Console:
                 ("\r\x1b[2K" if self.is_terminal else "") + f"  {self.held}\n"
             )  # where the step before ended
             self.held = ""
-        if event.name in NOTES or event.name == UNUSUAL:  # said once and worth keeping: not rewritten, not left out
-            head = "warning:" if event.name == UNUSUAL else f"{event.stage:<7}"
-            sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {head} {event.value}\n")
+        if event.name in (*NOTES, UNUSUAL, NETWORK):  # said once and worth keeping: not rewritten, not left out
+            head = f"{event.stage:<7}" if event.name in NOTES else "warning:"
+            value = event.value
+            if event.name == NETWORK:
+                value = f"the workspace lies on a network file system ({value}): a power cut may cost more than on a local disk"
+            sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {head} {value}\n")
             sys.stderr.flush()
             return
         line = self._line(event)

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import FileError, ModelError
 from tunesmith.runs import durable
+from tunesmith.runs.patience import patiently
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
 from tunesmith.stages.train.schedule import PlateauState
@@ -82,9 +83,18 @@ class Checkpoints:
     def save(self, state: TrainState, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Artifact:
         """Write, flush, read back, publish; only then remove old ones.
 
-        Raises ModelError TRN-001 rather than save a NaN, FileError when the disk is full (older ones stay).
+        A full disk is waited for (runs/patience.py). Raises ModelError TRN-001 rather than save a NaN; StoppedError or FileError
+        when waiting did not help (older ones stay).
         """
         _refuse_non_finite(weights, state.step)
+        needed = _num_bytes(weights) + _num_bytes(optimizer)
+        return patiently(self.run, lambda: self._save(state, weights, optimizer), needed=needed)
+
+    def _save(self, state: TrainState, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> Artifact:
+        """May be called again after it has failed anywhere: what is true already stays."""
+        durable.require_room(
+            self.run.store.folder(KIND, self._id(state.step)), _num_bytes(weights) + _num_bytes(optimizer)
+        )
         producer = {"stage": "train", "key": self.run.stage_key, "step": state.step}
         with self.run.store.create(KIND, self._id(state.step), producer=producer) as draft:
             _write_tensors(draft.path / "model.safetensors", weights)
@@ -97,12 +107,34 @@ class Checkpoints:
         return draft.artifact
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; damaged ones are named in an event and passed over."""
-        for step in reversed(self.steps()):
+        """The newest checkpoint that verifies; damaged ones are named in an event and passed over. None before the first.
+
+        Raises FileError TRN-008 when there are checkpoints and none of them verifies: to begin anew is for the user to say.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
             found = self.load(step)
             if found is not None:
                 return found
-        return None
+        if not steps:
+            return None
+        raise FileError(
+            "TRN-008",
+            f"none of the {len(steps)} checkpoints in {self.folder} is sound: {'; '.join(self._damages(steps))}",
+            expected="one whose files are those that its manifest lists, byte for byte; nothing was deleted",
+            fix=f"bring one back from a copy; or remove {self.folder}, and the same command trains from the beginning",
+        )
+
+    def _damages(self, steps: list[int]) -> list[str]:
+        """What is wrong with each, the newest first."""
+        told: list[str] = []
+        before, self.run.store.on_damage = self.run.store.on_damage, told.append
+        try:
+            for step in reversed(steps):
+                self.run.store.find(KIND, self._id(step), verify="hash")
+        finally:
+            self.run.store.on_damage = before
+        return told
 
     def load(self, step: int) -> Checkpoint | None:
         """One checkpoint, every hash checked; None when it is gone or damaged (an event says so)."""
@@ -135,13 +167,16 @@ class Checkpoints:
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Into a draft folder: flushing, hashing and reading back are the store's. Raises FileError naming space."""
-    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    with durable.explain(path, needed=num_bytes):
+    with durable.explain(path, needed=_num_bytes(tensors)):
         try:
-            save_file(tensors, path)
+            durable.disk.fill(path, lambda path: save_file(tensors, path))
         except SafetensorError as error:  # wraps what the operating system said: "... (os error 28)"
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+
+
+def _num_bytes(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _refuse_non_finite(weights: dict[str, Tensor], step: int) -> None:

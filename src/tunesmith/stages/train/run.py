@@ -41,6 +41,7 @@ from tunesmith.planner.switches import kernels
 from tunesmith.recipe import Lora, Recipe
 from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
+from tunesmith.runs.patience import patiently
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
 from tunesmith.scoring.perplexity import Perplexity, stream_perplexity
@@ -71,9 +72,11 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
     """
     engine = make_engine(spec.train)
     run.is_writer = engine.rank == 0
+    run.is_patient = True  # what training holds in memory is worth some minutes of waiting for a full disk
     try:
         return Training(spec, inputs, run, engine).story()
     finally:
+        run.is_patient = False
         engine.close()
 
 
@@ -171,7 +174,9 @@ class Training:
         result_step = self._take_best()
         self.run.record("train", "train/result_step", result_step, unit="step")
         weights = self.engine.whole_parameters()  # asked by all processes, written by the first
-        made = {"model": self._write_result(result_step, weights)} if self.engine.rank == 0 else {}
+        made = {}
+        if self.engine.rank == 0:
+            made = {"model": self._patiently_write(result_step, weights)}
         end = {"steps": state.step, "result_step": result_step}
         self._call_back("end", end, path=str(made["model"].path) if made else None)
         return self._give_up() if self.has_failed else made
@@ -443,7 +448,8 @@ class Training:
         planned, pace = plan.get("figures", {}).get("step_seconds"), plan.get("pace")
         if self.engine.rank == 0 and planned and pace and len(self.step_seconds) > WARM_UP_STEPS:
             measured = statistics.median(self.step_seconds[WARM_UP_STEPS:])
-            learned.remember(self.run.workspace, pace["machine"], measured * pace["factor"] / planned["value"])
+            told = measured * pace["factor"] / planned["value"]
+            patiently(self.run, lambda: learned.remember(self.run.workspace, pace["machine"], told), needed=0)
 
     def _take_best(self) -> int:
         """Put the weights that become the result in place; returns their step."""
@@ -461,6 +467,10 @@ class Training:
             )
         self.engine.load_state(best.weights, None)
         return best_step
+
+    def _patiently_write(self, result_step: int, weights: dict[str, torch.Tensor]) -> Artifact:
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+        return patiently(self.run, lambda: self._write_result(result_step, weights), needed=needed)
 
     def _write_result(self, result_step: int, weights: dict[str, torch.Tensor]) -> Artifact:
         spec, state, model = self.spec, self.state, self.loop.model
