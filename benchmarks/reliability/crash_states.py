@@ -363,24 +363,19 @@ def append(root: Path, steps: Sequence[int]) -> None:
         run.record_step("train", step, {"train/loss": (1.0 / step, "nats"), "train/rate": ("x" * 300, "")})
 
 
-def start_events(root: Path) -> None:
-    Run.open_or_create(root, RECIPE)
+def tell(root: Path) -> None:
     append(root, range(1, 4))
-
-
-def go_on(root: Path) -> None:
-    append(root, range(4, 6))
     training(root)[0].flush_events()
-    append(root, range(6, 9))
+    append(root, range(4, 7))
 
 
 def events_read(root: Path, is_done: bool) -> str | None:
     """What was flushed is there in its order; what came later is there or not; a line that is begun is no event."""
     run, _, _ = training(root)
     found = [event.step for event in run.events() if event.name == "train/loss"]
-    if found[:3] != [1, 2, 3] or found != sorted(set(found)):
+    if found != sorted(set(found)):
         return f"steps {found} are told"
-    if is_done and found[:5] != [1, 2, 3, 4, 5]:
+    if is_done and found[:3] != [1, 2, 3]:
         return f"flushed events are gone: steps {found} are told"
     return None
 
@@ -393,7 +388,7 @@ def events_again(root: Path) -> str | None:
     return None if 9 in [event.step for event in run.events()] else "a line after the cut is not read"
 
 
-EVENTS = Scenario("events", start_events, go_on, events_read, events_again)
+EVENTS = Scenario("events", begin, tell, events_read, events_again)
 
 
 def all_scenarios(width: int) -> tuple[Scenario, ...]:
