@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +15,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from reliability import corruption, crash_states, disk  # noqa: E402
 from reliability.frame import Budget  # noqa: E402
 
-from tunesmith.errors import TunesmithError  # noqa: E402
+from tunesmith.errors import InterruptedRun, TunesmithError  # noqa: E402
+from tunesmith.runner import planning  # noqa: E402
+from tunesmith.runs.events import Event  # noqa: E402
+from tunesmith.stages.train.checkpoint import TrainState  # noqa: E402
+from tunesmith.tracking.console import Console  # noqa: E402
 
 
 def assert_held(result: dict, at_least: int) -> None:
@@ -85,3 +91,38 @@ def test_a_product_that_does_not_wait_or_refuse_is_seen(
     except TunesmithError as error:  # what should have been waited for
         seen = str(error)
     assert seen
+
+
+def test_a_stop_asked_for_while_the_disk_is_full_leaves_at_once_and_says_what_is_kept(tmp_path: Path) -> None:
+    run, checkpoints, _ = crash_states.training(tmp_path)
+    crash_states.save(tmp_path, 1, crash_states.NARROW)
+    run.is_patient = True
+    full = disk.FullDisk(1, errno.ENOSPC)
+    state, tensors = TrainState(step=2), crash_states.tensors(2, crash_states.NARROW)
+    with (
+        disk.waiting(lambda: run.stop(signal.SIGINT)) as clock,
+        crash_states.use(full),
+        pytest.raises(InterruptedRun, match="RUN-001 stopped by SIGINT while nothing could be written") as caught,
+    ):
+        checkpoints.save(state, *tensors)
+    assert caught.value.exit_status == 130
+    assert clock.time < 1
+    assert crash_states.resumed(tmp_path, 1, 1, crash_states.NARROW, True) is None
+
+
+def test_what_an_earlier_attempt_wrote_is_room_that_a_resume_has(tmp_path: Path) -> None:
+    crash_states.save(tmp_path, 1, crash_states.NARROW)
+    run, _, _ = crash_states.training(tmp_path)
+    run.record("train", "stage/started", "abc")
+    there = planning.bytes_there(crash_states.RECIPE, tmp_path)
+    assert there > 500
+    plan = {"figures": {"disk": {"value": 1000.0 + there, "low": 900.0 + there}, "checkpoint": {"low": 10.0}}}
+    with disk.with_free(1000):
+        planning.check_disk(plan, tmp_path, there)
+        with pytest.raises(TunesmithError, match="RUN-023"):
+            planning.check_disk(plan, tmp_path)
+
+
+def test_a_network_file_system_is_said_on_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+    Console()(Event(0.0, 1, "run", None, "run/network_file_system", "nfs4", ""))
+    assert "warning: the workspace lies on a network file system (nfs4)" in capsys.readouterr().err
