@@ -21,7 +21,7 @@ import sysconfig
 import tempfile
 import time
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +70,14 @@ OWN_PROCESSES = (
 
 
 def check(budget: Budget) -> dict[str, Any]:
-    for found in judged([case.name for case in budget.cases(all_cases())]):
+    for found in judged(case.name for case in budget.cases(all_cases())):
         budget.judge(found["case"], found["problem"])
         budget.notes["slowest_cpu_seconds"] = max(budget.notes.get("slowest_cpu_seconds", 0.0), found["seconds"])
         budget.notes["largest_growth_mib"] = max(budget.notes.get("largest_growth_mib", 0), found["mib"])
     return budget.result(PROMISE)
 
 
-def judged(names: Sequence[str], broken: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
+def judged(names: Iterable[str], broken: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
     """{"case", "problem" (None where it held), "answer", "seconds" of processor time, "mib" of memory} of each case.
 
     broken: by name of a case, Python that takes a defence away in its process, to see that it is missed.
@@ -94,11 +94,9 @@ def judged(names: Sequence[str], broken: Mapping[str, str] | None = None) -> Ite
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         with subprocess.Popen(command, text=True, env=environment, cwd=folder, **pipes) as child:
             try:
-                assert child.stdin and child.stdout
-                child.stdin.write("".join(json.dumps([name, (broken or {}).get(name, "")]) + "\n" for name in names))
-                child.stdin.close()
-                for _ in names:
-                    line = child.stdout.readline()
+                for name in names:
+                    print(json.dumps([name, (broken or {}).get(name, "")]), file=child.stdin, flush=True)
+                    line = child.stdout.readline() if child.stdout else ""
                     if not line:
                         errors.seek(0)
                         raise RuntimeError(f"the parent of the cases died: {errors.read()[-2000:]}")
@@ -116,7 +114,7 @@ def serve() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     preload()
     cases = {case.name: case for case in all_cases()}
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, ""):
         name, broken = json.loads(line)
         out.write(json.dumps(in_a_process(cases[name], broken)) + "\n")
         out.flush()
