@@ -57,7 +57,9 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _damaged_group(path: Path) -> str:
-    """`, row group 2 of 5 (rows 2000 to 2999)`: the first that cannot be read, as Daft does not say; empty where the file has no groups to speak of."""
+    """`, row group 2 of 5 (rows 2000 to 2999)`: the first that cannot be read, which Daft does not say.
+
+    Empty where the file has no groups to speak of."""
     try:
         with pq.ParquetFile(path) as file:
             first = 0
