@@ -19,7 +19,7 @@ FAILED = 66  # as for a model that cannot be used
     "--numerics",
     type=click.Path(path_type=Path),
     metavar="RECIPE",
-    help="Instead: whether grouping, recomputation, processes, resume, merge and evaluation change this recipe's results.",
+    help="Instead: prove that batches, resume, processes, merge ... change nothing on this recipe's model.",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of that recipe. Repeatable."

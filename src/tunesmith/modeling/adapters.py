@@ -95,6 +95,16 @@ def _start(layers: list[LoraLayer], seed: int) -> None:
         layer.lora_B[ADAPTER].weight.zero_()
 
 
+@torch.no_grad()
+def draw_b(model: nn.Module, spread: float, seed: int) -> None:
+    """New B in every layer, normal with that spread: an adapter that was hardly trained then does something to be measured."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        for part in (*layer.lora_B.values(), *layer.lora_embedding_B.values()):
+            weight = getattr(part, "weight", part)
+            weight.copy_(torch.empty(weight.shape).normal_(0, spread, generator=generator))
+
+
 def save_adapter(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """The adapter as PEFT writes it: adapter_config.json, adapter_model.safetensors; the same adapter, the same bytes.
 

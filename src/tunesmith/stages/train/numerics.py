@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tunesmith import hub
 from tunesmith.errors import DataError, TunesmithError
-from tunesmith.modeling.adapters import load_adapter, merge_adapter
+from tunesmith.modeling.adapters import draw_b, load_adapter, merge_adapter
 from tunesmith.modeling.forward import Batch, collate, learned_nll
 from tunesmith.modeling.load import capability_of, load_model, pick_device, resolve_attention, still_dropout
 from tunesmith.modeling.packing import FLASH, choose_layout, positions
@@ -207,11 +206,7 @@ def merged_and_not(spec: Recipe, adapter: Path) -> Check:
     with torch.no_grad():
         alone = model(input_ids=ids_BT, use_cache=False).logits.float().cpu()
         adapted = load_adapter(model, adapter)
-        draw = torch.Generator().manual_seed(1)
-        for layer in (module for module in adapted.modules() if isinstance(module, LoraLayer)):
-            for part in (*layer.lora_B.values(), *layer.lora_embedding_B.values()):
-                weight = getattr(part, "weight", part)
-                weight.copy_(torch.empty(weight.shape).normal_(0, 0.02, generator=draw))
+        draw_b(adapted, 0.02, seed=1)
         beside = adapted(input_ids=ids_BT, use_cache=False).logits.float().cpu()
         inside = merge_adapter(adapted)(input_ids=ids_BT, use_cache=False).logits.float().cpu()
     effect = float((beside - alone).abs().max())
