@@ -387,8 +387,23 @@ def schema() -> dict[str, Any]:
     return made()
 
 
-def doctor(*, workspace: Path | str = WORKSPACE) -> dict[str, Any]:
-    """What this machine has: versions, hardware, optional parts, extras that are missing, room on the disk."""
+def doctor(
+    *,
+    workspace: Path | str = WORKSPACE,
+    numerics: RecipeLike | None = None,
+    overrides: Iterable[str] = (),
+    on_check: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """What this machine has: versions, hardware, optional parts, extras that are missing, room on the disk.
+
+    numerics: a recipe. Then instead: whether micro-batches, recomputation, a resume, processes, merging and evaluation batches
+    change anything on its own model and some of its rows, and which attention lets a document see another; {"holds",
+    "checks": [...]} and what they were made with. on_check: told what is compared now.
+    """
+    if numerics is not None:
+        from tunesmith.runner.numerics import numerics as compare
+
+        return compare(_recipe(numerics, overrides), Path(workspace), on_check=on_check or (lambda name: None))
     import shutil
 
     from tunesmith.planner import hardware

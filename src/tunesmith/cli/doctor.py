@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,46 @@ import click
 
 from tunesmith.cli.options import json_option, show_json, workspace_option
 
+FAILED = 66  # as for a model that cannot be used
+
 
 @click.command("doctor")
+@click.option(
+    "--numerics",
+    type=click.Path(path_type=Path),
+    metavar="RECIPE",
+    help="Instead: prove that batches, resume, processes, merge ... change nothing on this recipe's model.",
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of that recipe. Repeatable."
+)
 @workspace_option
 @json_option
-def command(workspace: Path, as_json: bool) -> None:
+def command(numerics: Path | None, overrides: tuple[str, ...], workspace: Path, as_json: bool) -> None:
     """Say what this machine has: versions, hardware, attention, disk, optional parts; and what is missing, with the line that
-    installs it.
+    installs it. With --numerics: prove on a recipe's own model and some of its rows that what must change nothing changes
+    nothing; status 66 where something does.
 
     \b
     Examples:
       tunesmith doctor
       tunesmith doctor --json
+      tunesmith doctor --numerics recipe.yaml
     """
     from tunesmith import api
     from tunesmith.units import format_bytes
 
+    if numerics is not None:
+        told = None if as_json else (lambda name: click.echo(f"  {name} ...", err=True))
+        compared = api.doctor(workspace=workspace, numerics=numerics, overrides=overrides, on_check=told)
+        if as_json:
+            show_json(compared)
+        else:
+            for line in _numerics(compared):
+                click.echo(line)
+        if not compared["holds"]:
+            sys.exit(FAILED)
+        return
     found = api.doctor(workspace=workspace)
     if as_json:
         show_json(found)
@@ -59,6 +84,22 @@ def command(workspace: Path, as_json: bool) -> None:
         click.echo(f"missing for {name}: {line}")
     if not found["missing"]:
         click.echo("no stage lacks anything")
+
+
+def _numerics(found: dict[str, Any]) -> Iterator[str]:
+    """A table of what was compared, and what to do where it differs."""
+    yield f"{found['model']}: {found['rows']} rows, {found['tokens']:,} tokens, {found['seconds']:.0f} s"
+    width = max(len(check["name"]) for check in found["checks"])
+    yield f"{'compared':<{width}}  {'difference':>10}  {'tolerance':>9}  verdict"
+    for check in found["checks"]:
+        numbers = [f"{check[key]:.1e}" if check[key] is not None else "" for key in ("measured", "tolerance")]
+        yield f"{check['name']:<{width}}  {numbers[0]:>10}  {numbers[1]:>9}  {check['verdict']}"
+        yield f"{'':<{width}}  {check['compared']}{'; ' * bool(check['compared'] and check['note'])}{check['note']}"
+    failed = [check for check in found["checks"] if check["verdict"] == "fails"]
+    for check in failed:
+        yield f"{check['name']} changes the result: {check['fix']}"
+    if not failed:
+        yield "nothing that must change nothing changes anything"
 
 
 def _speed(found: dict[str, Any]) -> Iterator[str]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +13,13 @@ from typing import Any
 from tunesmith.errors import ModelError
 from tunesmith.hub import download
 from tunesmith.hub.hashes import file_sha256
+from tunesmith.hub.trusted import MAX_INDEX_BYTES, SMALL, read_json, refuse_code, refuse_odd_files, unreadable
 
 BUILTIN = Path(__file__).parent / "builtin"
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 SHARD = re.compile(r"^[A-Za-z0-9._-]+\.safetensors$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
-ALLOWED_ATTENTION = {None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"}
+BUILTIN_NAME = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class ModelFiles:
         """
         assert self.has_weights, "without its weights a model has no fingerprint"
         digest = hashlib.sha256()
-        small = {file.name for file in self.path.iterdir() if file.suffix in (".json", ".jinja", ".model", ".txt")}
+        small = {file.name for file in self.path.iterdir() if file.suffix in SMALL}
         for name in sorted(small | _weight_names(self.path)):
             if (self.path / name).is_file():
                 digest.update(name.encode() + bytes.fromhex(_proven_sha256(self.path / name, self.commit)))
@@ -76,7 +75,7 @@ def resolve_config(base: str, revision: str | None = None) -> ModelConfig:
     found = download.fetch_config(base, revision)
     folder = found.path.parent
     config = _read_config(folder)
-    _refuse_code(config, folder)
+    refuse_code(folder)
     if all((folder / name).is_file() for name in _weight_names(folder)):
         return ModelConfig(base, found.commit, config, 0)
     listed = download.listing(base, found.commit)
@@ -113,8 +112,9 @@ def resolve(base: str, revision: str | None = None, *, weights: bool = True) -> 
             expected="a folder, owner/name on the hub, or builtin:tunesmith-tiny",
             fix="check the path; a relative one starts at the recipe's folder",
         )
+    refuse_odd_files(path)
     config = _read_config(path)
-    _refuse_code(config, path)
+    refuse_code(path)
     if weights:
         if commit is not None:
             download.fetch_weights(base, commit, path, _weight_names(path))
@@ -124,7 +124,7 @@ def resolve(base: str, revision: str | None = None, *, weights: bool = True) -> 
 
 def _builtin(base: str) -> Path:
     path = BUILTIN / base.removeprefix("builtin:")
-    if not (path / "config.json").is_file():
+    if not BUILTIN_NAME.match(base.removeprefix("builtin:")) or not (path / "config.json").is_file():
         known = ", ".join(f"builtin:{found.parent.name}" for found in sorted(BUILTIN.glob("*/config.json")))
         raise ModelError(
             "MDL-002",
@@ -138,15 +138,9 @@ def _builtin(base: str) -> Path:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((path / "config.json").read_bytes())
+        config = read_json(path / "config.json")
     except (OSError, ValueError) as error:
-        raise ModelError(
-            "MDL-005",
-            f"{path} has no readable config.json ({error})",
-            where="model.base",
-            expected="a folder as save_pretrained writes it",
-            fix="point model.base at the folder that holds config.json",
-        ) from error
+        raise unreadable(path, "config.json", error) from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(
             "MDL-006",
@@ -158,41 +152,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _refuse_code(config: dict[str, Any], path: Path) -> None:
-    for place, name, value in _walk(config):
-        dangerous = (
-            name == "auto_map"
-            or (name == "trust_remote_code" and value)
-            or name in ("_attn_implementation_internal", "custom_pipelines")
-            or (name in ("attn_implementation", "_attn_implementation") and value not in ALLOWED_ATTENTION)
-        )
-        if dangerous:
-            raise ModelError(
-                "MDL-007",
-                f"{path}/config.json asks for code: {place} = {value!r}",
-                where="model.base",
-                expected="a model that transformers itself implements",
-                fix="use a revision of the model without remote code",
-            )
-
-
-def _walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield f"{place}{name}", name, value
-            yield from _walk(value, f"{place}{name}.")
-    elif isinstance(node, list):
-        for item in node:
-            yield from _walk(item, place)
-
-
 def _weight_names(path: Path) -> frozenset[str]:
     """The safetensors that make the model: those its index names, or the one. Raises ModelError MDL-008 for a bad index."""
     index = path / INDEX
     if not index.is_file():
         return frozenset({WEIGHTS})
     try:
-        names = frozenset(map(str, json.loads(index.read_bytes())["weight_map"].values()))
+        names = frozenset(map(str, read_json(index, MAX_INDEX_BYTES)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             "MDL-018",

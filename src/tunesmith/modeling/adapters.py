@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +13,28 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import nn
 
 from tunesmith.errors import ModelError
+from tunesmith.hub import read_json, refuse_odd_files
 from tunesmith.modeling.dropout import FunctionalDropout, StepContext
 from tunesmith.recipe import Lora
 from tunesmith.runs import durable
 
 ADAPTER = "default"  # the name under which peft keeps our one adapter
 HEAD = "lm_head"
+MAX_RANK = 2**14  # more than the width of most layers
+PLAIN_NAME = re.compile(r"[\w.-]{1,200}")
+# Settings that have peft import a module, copy layers, or load what is not in the folder.
+ASKS_FOR_MORE = (
+    "auto_map",
+    "auto_mapping",
+    "megatron_config",
+    "layer_replication",
+    "runtime_config",
+    "trust_remote_code",
+)
 
 
 def attach_lora(
@@ -81,6 +95,16 @@ def _start(layers: list[LoraLayer], seed: int) -> None:
         layer.lora_B[ADAPTER].weight.zero_()
 
 
+@torch.no_grad()
+def draw_b(model: nn.Module, spread: float, seed: int) -> None:
+    """New B in every layer, normal with that spread: an adapter that was hardly trained then does something to be measured."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        for part in (*layer.lora_B.values(), *layer.lora_embedding_B.values()):
+            weight = getattr(part, "weight", part)
+            weight.copy_(torch.empty(weight.shape).normal_(0, spread, generator=generator))
+
+
 def save_adapter(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """The adapter as PEFT writes it: adapter_config.json, adapter_model.safetensors; the same adapter, the same bytes.
 
@@ -98,11 +122,13 @@ def save_adapter(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor
 
 
 def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with a saved adapter, in evaluation mode. Raises ModelError MDL-107 when they do not fit together."""
+    """The model with a saved adapter, in evaluation mode. Raises ModelError MDL-107 when they do not fit together, MDL-113
+    for an adapter that asks for more than matrices beside layers."""
+    refuse_foreign(folder)
     try:
         with _quiet():
             return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
+    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
         raise _does_not_fit(folder, error) from error
 
 
@@ -114,6 +140,7 @@ def load_adapters(model: nn.Module, folders: Sequence[Path]) -> list[LoraLayer]:
     """
     adapted: nn.Module = model
     for number, folder in enumerate(folders):
+        refuse_foreign(folder)
         _refuse_more_than_lora(folder)
         try:
             with _quiet():
@@ -121,7 +148,7 @@ def load_adapters(model: nn.Module, folders: Sequence[Path]) -> list[LoraLayer]:
                     adapted = PeftModel.from_pretrained(model, str(folder), adapter_name="0", is_trainable=False)
                 else:
                     adapted.load_adapter(str(folder), adapter_name=str(number), is_trainable=False)
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
+        except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as error:
             raise _does_not_fit(folder, error) from error
     adapted.eval()
     layers = [layer for layer in adapted.modules() if isinstance(layer, LoraLayer)]
@@ -130,6 +157,58 @@ def load_adapters(model: nn.Module, folders: Sequence[Path]) -> list[LoraLayer]:
         if layer is head or not all(isinstance(part, nn.Linear) for part in layer.lora_A.values()) or not layer.lora_A:
             raise _more_than_lora(folders[0], "the output layer or an embedding")
     return layers
+
+
+def refuse_foreign(folder: Path) -> None:
+    """An adapter's files before peft reads them: it would unpickle adapter_model.bin, import what the settings name, and run
+    patterns of a stranger over the names of all layers. Raises ModelError MDL-113."""
+    try:
+        refuse_odd_files(folder)
+        config = read_json(folder / "adapter_config.json")
+    except (OSError, ValueError, ModelError) as error:
+        raise _foreign(
+            folder, getattr(error, "headline", None) or f"adapter_config.json cannot be read: {error}"
+        ) from error
+    if not isinstance(config, dict):
+        raise _foreign(folder, "its adapter_config.json is no object")
+    if not (folder / "adapter_model.safetensors").is_file():
+        pickles = [name for name in ("adapter_model.bin", "adapter_model.pt") if (folder / name).exists()]
+        raise _foreign(
+            folder,
+            f"it has only {pickles[0]} (pickle: it can run code)" if pickles else "it has no adapter_model.safetensors",
+        )
+    if config.get("peft_type", "LORA") != "LORA":
+        raise _foreign(folder, f"its kind is {str(config['peft_type'])[:80]}")
+    for name in ASKS_FOR_MORE:
+        if config.get(name):
+            raise _foreign(folder, f"{name} is {str(config[name])[:80]}")
+    rank = config.get("r")
+    if type(rank) is not int or not 0 < rank <= MAX_RANK:
+        raise _foreign(folder, f"r is {str(rank)[:80]}")
+    for name in (
+        "target_modules",
+        "modules_to_save",
+        "exclude_modules",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+    ):
+        told = config.get(name)
+        words = [told] if isinstance(told, str) else list(told or ())
+        if not all(isinstance(word, str) and PLAIN_NAME.fullmatch(word) for word in words):
+            raise _foreign(folder, f"{name} holds a pattern: {str(told)[:80]}")
+    ranks = (config.get("rank_pattern") or {}).values()
+    if not all(type(value) is int and 0 < value <= MAX_RANK for value in ranks):
+        raise _foreign(folder, "rank_pattern holds what is no rank")
+
+
+def _foreign(folder: Path, why: str) -> ModelError:
+    return ModelError(
+        "MDL-113",
+        f"the adapter in {folder} is refused: {why}",
+        expected="LoRA as safetensors, with a rank and the names of layers",
+        fix="save it again by PEFT (safe_serialization=True), without what is named here",
+    )
 
 
 def _refuse_more_than_lora(folder: Path) -> None:

@@ -12,11 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClas
 from transformers.utils import logging as transformers_logging
 
 from tunesmith.errors import ModelError
-from tunesmith.hub import ModelFiles
+from tunesmith.hub import ModelFiles, refuse_code, refuse_odd_files
 from tunesmith.modeling.patches import keep_deepspeed_off_stdout
 from tunesmith.planner.attention import PACKAGES, installed
 from tunesmith.recipe.tree import Int8, Nf4, Quantisation
 
+# Of a file that is read: the densest formats in use take a quarter of a byte for a weight. Slack: a model without its weights.
+WEIGHTS_PER_BYTE, SLACK_WEIGHTS = 8, 10_000_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -88,11 +90,12 @@ def load_model(
 
     quantisation: how the linear layers are held (frozen then); None or NoQuantisation: as all other weights.
     Raises ModelError MDL-103 when the weights cannot be loaded, MDL-104 when some of them are missing or do not fit,
-    MDL-124 when nothing could be quantised.
+    MDL-124 when nothing could be quantised, MDL-112 when config.json describes far more than the files hold.
     """
     path = files.path if isinstance(files, ModelFiles) else Path(files)
     device = device or pick_device()
     packed = quantisation if isinstance(quantisation, (Nf4, Int8)) else None
+    _refuse_made_up(path)
     transformers_logging.disable_progress_bar()  # our own events tell what happens
     keep_deepspeed_off_stdout()
     settings = {}
@@ -115,6 +118,20 @@ def load_model(
             fix="fetch the model again; its files do not belong together",
         )
     return quantise.finish(model, DTYPES[dtype]).eval() if packed else model.to(device).eval()
+
+
+def _refuse_made_up(path: Path) -> None:
+    """What weights lack would be made up at random, in full size: a config.json of a line could fill the memory."""
+    held = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    described = sum(parameter.numel() for parameter in empty_model(path).parameters())
+    if described > WEIGHTS_PER_BYTE * held + SLACK_WEIGHTS:
+        raise ModelError(
+            "MDL-112",
+            f"{path}/config.json describes {described:,} weights, and its files hold {held:,} bytes",
+            where="model.base",
+            expected="weights that belong to their config.json",
+            fix="fetch the model again; its files do not belong together",
+        )
 
 
 def empty_model(path: Path) -> nn.Module:
@@ -164,9 +181,11 @@ def _from_files(path: Path, dtype: torch.dtype, attention: str, settings: Mappin
 def load_token_classifier(path: Path, device: torch.device) -> tuple[nn.Module, Any]:
     """(model in evaluation mode with its labels in config.id2label, its fast tokenizer) of a folder.
 
-    Raises ModelError MDL-130 when it cannot be loaded, MDL-131 when it is no token classifier with a fast tokenizer.
+    Raises ModelError MDL-130 when it cannot be loaded or could run code, MDL-131 when it is no token classifier with a fast tokenizer.
     """
     try:
+        refuse_odd_files(path)
+        refuse_code(path)
         transformers_logging.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, use_fast=True)
         model, info = AutoModelForTokenClassification.from_pretrained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,9 @@ from tunesmith.recipe.tree import ANSWER_METRICS, Data, DeepSpeed, Lora, Recipe,
 
 MAX_BYTES = 1_000_000
 MAX_ALIASES = 100
+MAX_VALUES = 50_000  # keys and values of a recipe, what an alias stands for counted each time
+MAX_DIGITS = 40
+MAX_UNKNOWN = 50  # keys that are no keys, told at once
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".gz")
 Lines = dict[str, int | str]  # key path -> its line, or "--set"
 
@@ -31,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self.lines: Lines = {}
         self.problems: list[Problem] = []
-        self.aliases = 0
+        self.aliases = self.values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -41,7 +45,13 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def note_lines(self, node: yaml.Node, path: str = "") -> None:
-        """Remember the line of each key and report keys written twice."""
+        """Remember the line of each key and report keys written twice. Goes through all that aliases stand for, and stops a
+        recipe that unfolds without end."""
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, with what its aliases stand for")
+        if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and len(node.value) > MAX_DIGITS:
+            raise yaml.YAMLError(f"a number of {len(node.value):,} characters")
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key_node, value_node in node.value:
@@ -135,7 +145,7 @@ def parse_recipe(
         lines = {path: line for path, line in lines.items() if path != key and not path.startswith(key + ".")}
         lines[key] = "--set"
     content = _spell_out(content)
-    problems += list(_unknown_keys(content, lines))
+    problems += itertools.islice(_unknown_keys(content, lines), MAX_UNKNOWN)
     recipe, invalid = _validate(content, lines)
     problems += invalid
     if recipe is not None and not problems:
@@ -278,8 +288,11 @@ def _parse_override(text: str) -> tuple[str, Any]:
         )
     loader = _Loader(value)
     try:
-        return key, loader.get_single_data()
-    except yaml.YAMLError as error:
+        node = loader.get_single_node()
+        if node is not None:
+            loader.note_lines(node)
+        return key, loader.construct_document(node) if node is not None else None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(
             "RCP-007",
             f"--set {key}: {value!r} is not YAML",

@@ -61,17 +61,25 @@ def prepared_statistics(spec: Recipe, workspace: Path) -> dict[str, Any] | None:
 
     What cannot be read is left for `check` to say: a plan is also asked for with rows that are not there.
     """
-    if not (workspace / "artifacts" / "stages").is_dir():
+    found = prepared_dataset(spec, workspace)
+    if found is None:
         return None
     from tunesmith.runs.dataset import Dataset
 
+    return Dataset(found.path).statistics
+
+
+def prepared_dataset(spec: Recipe, workspace: Path) -> Artifact | None:
+    """The Dataset that this recipe's rows became in this workspace; None where they were not prepared yet."""
+    if not (workspace / "artifacts" / "stages").is_dir():
+        return None
     (stage,) = load_stages(STAGES, "prepare")
     try:
         key = fingerprints.stage_key(fingerprints.ingredients(stage, spec, {}, None))
     except TunesmithError:
         return None
     outputs = fingerprints.recall(Store(workspace / "artifacts"), key)
-    return Dataset(outputs["dataset"].path).statistics if outputs else None
+    return outputs["dataset"] if outputs else None
 
 
 def bytes_there(spec: Recipe, workspace: Path) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import RecipeError, UsageError
+from tunesmith.errors import DataError, RecipeError, UsageError
 from tunesmith.runs import durable
 from tunesmith.runs.run import Run
 from tunesmith.runs.stage import StageInfo
@@ -33,7 +34,7 @@ class Stage:
     package: str
 
     def run(self, spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Artifact]:
-        with durable.explain_trouble(run.workspace):
+        with durable.explain_trouble(run.workspace), _answering_panics(self.info.name):
             return importlib.import_module(f"{self.package}.run").run(spec, inputs, run)
 
     def externals(self, spec: Recipe, run: Run | None) -> dict[str, Any]:
@@ -47,6 +48,22 @@ class Stage:
         """Raises TunesmithError for what this stage cannot do on this machine."""
         if self.info.checks is not None:
             _function(self.info.checks)(spec)
+
+
+@contextlib.contextmanager
+def _answering_panics(stage: str) -> Iterator[None]:
+    """A panic of a library in Rust (tokenizers, daft) passes every `except Exception`: here it becomes an answer."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # PyO3 offers no class to import
+            raise
+        raise DataError(
+            "RUN-024",
+            f"a library gave up in {stage}: {str(error).splitlines()[0][:300]}",
+            expected="rows, tokenizer and model that it can work on",
+            fix="look at the tokenizer's files and the rows that were read last; with files you trust, please report it",
+        ) from error
 
 
 def _function(place: str) -> Callable[..., Any]:

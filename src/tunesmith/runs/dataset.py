@@ -39,6 +39,19 @@ SCHEMA = 1
 SPLITS = ("train", "validation", "test")
 ROLE_TEXT = 0
 HEADER_BYTES = 128
+# Array -> its numbers, what of dataset.json counts its entries, and how many more they are.
+LAYOUT: Mapping[str, tuple[str, str | None, int]] = {
+    "tokens": ("<i4", "tokens", 0),
+    "sequences": ("<i8", "sequences", 1),
+    "examples": ("<i8", "examples", 1),
+    "roles": ("|u1", "sequences", 0),
+    "span_offsets": ("<i8", "sequences", 1),
+    "spans": ("<i4", None, 0),
+    "span_weights": ("<f4", None, 0),
+    "keys": ("<i8", "examples", 0),
+    "splits": ("|u1", "examples", 0),
+}
+OFFSETS = {"sequences": "tokens", "examples": "sequences", "span_offsets": ""}  # array -> what counts where it ends
 
 Split = Literal["train", "validation", "test"]
 
@@ -211,7 +224,9 @@ class Dataset:
         self.folder = Path(folder)
         try:
             self.counts = json.loads((self.folder / "dataset.json").read_bytes())
-        except (OSError, ValueError) as error:
+            if not all(type(self.counts[name]) is int for name in ("schema", "examples", "sequences", "tokens")):
+                raise ValueError("its counts are no numbers")
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise _no_dataset(self.folder, f"dataset.json cannot be read ({error})") from error
         if self.counts.get("schema") != SCHEMA:
             raise _no_dataset(self.folder, f"its schema is {self.counts.get('schema')!r}")
@@ -238,8 +253,12 @@ class Dataset:
         return self._sequences[self._examples[1:]] - self._sequences[self._examples[:-1]]
 
     def largest_id(self) -> int:
-        """The largest token id of all sequences; -1 where there is no token."""
-        return int(self._tokens.max()) if len(self._tokens) else -1
+        """The largest token id of all sequences; -1 where there is no token. Raises FileError RUN-007 for one below 0."""
+        if not len(self._tokens):
+            return -1
+        if self._tokens.min() < 0:
+            raise _no_dataset(self.folder, "tokens.npy holds an id below 0")
+        return int(self._tokens.max())
 
     def learned_weights(self) -> np.ndarray:
         """Sum of the weights of each example's learned tokens: float64 [N].
@@ -281,11 +300,25 @@ class Dataset:
         import numpy as np
 
         path = self.folder / f"{name}.npy"
+        kind, length = LAYOUT[name][0], self._length(name)
         try:
             values = np.load(path, mmap_mode="r" if mapped and self.counts["tokens"] else None, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            expected = (length, 2) if name == "spans" else (length,)
+            is_right = isinstance(values, np.ndarray) and values.dtype.str == kind and values.ndim == len(expected)
+            if not is_right or any(
+                want is not None and want != has for want, has in zip(expected, values.shape, strict=True)
+            ):
+                raise ValueError(f"it is no {kind} of {expected}")
+            if name in OFFSETS:
+                _check_offsets(values, self.counts[OFFSETS[name]] if OFFSETS[name] else len(self._spans))
+        except (OSError, ValueError, TypeError, SyntaxError, MemoryError, OverflowError, AttributeError) as error:
             raise _no_dataset(self.folder, f"{path.name} cannot be read ({error})") from error
         return values.view(np.ndarray)  # slices of a plain array cost a fifth of slices of a memmap
+
+    def _length(self, name: str) -> int | None:
+        """How many entries dataset.json says an array has; None where nothing says it."""
+        counted, more = LAYOUT[name][1:]
+        return None if counted is None else self.counts[counted] + more
 
     @cached_property
     def _tokens(self) -> np.ndarray:
@@ -318,6 +351,12 @@ class Dataset:
     @cached_property
     def _splits(self) -> np.ndarray:
         return self._array("splits")
+
+
+def _check_offsets(values: np.ndarray, end: int) -> None:
+    """Raises ValueError for offsets that go back, or elsewhere than from the beginning to the end."""
+    if values[0] != 0 or (values[1:] < values[:-1]).any() or values[-1] != end:
+        raise ValueError("its offsets do not go from the beginning to the end")
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -119,7 +119,13 @@ class Run:
     def recipe(self) -> Recipe:
         from tunesmith.recipe import Recipe
 
-        return Recipe.model_validate(self._read("recipe.json"))
+        content = self._read("recipe.json")
+        try:
+            return Recipe.model_validate(content)
+        except ValueError as error:
+            raise _unreadable(
+                self.path, "recipe.json", f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
 
     @property
     def pinned_recipe(self) -> Recipe:
@@ -177,9 +183,13 @@ class Run:
 
     def outputs(self, stage: str) -> dict[str, Artifact] | None:
         """What the stage made, by name; None when it has not finished or something of it is gone or damaged."""
-        names = (self._read("outputs.json") or {}).get(stage)
+        told = self._read("outputs.json") or {}
+        names = told.get(stage) if isinstance(told, dict) else 0
         if names is None:
             return None
+        entries = names.values() if isinstance(names, dict) else [None]
+        if not all(isinstance(entry, dict) and Store.is_name(entry.get("kind"), entry.get("id")) for entry in entries):
+            raise _unreadable(self.path, "outputs.json", f"it names no artifacts for {stage}")
         found = {name: self.store.find(entry["kind"], entry["id"]) for name, entry in names.items()}
         return found if all(found.values()) else None  # type: ignore[return-value]
 
@@ -195,13 +205,8 @@ class Run:
             return json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise FileError(
-                "RUN-009",
-                f"{path} cannot be read: {error}",
-                expected="JSON as tunesmith wrote it",
-                fix=f"if you edited it, put it back; else remove {self.path} (artifacts stay) and run the recipe again",
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(self.path, name, str(error)) from error
 
     def _write(self, name: str, obj: Any) -> None:
         if self.is_writer:
@@ -315,6 +320,15 @@ class Run:
         )
 
 
+def _unreadable(folder: Path, name: str, why: str) -> FileError:
+    return FileError(
+        "RUN-009",
+        f"{folder / name} cannot be read: {why}",
+        expected="JSON as tunesmith wrote it",
+        fix=f"if you edited it, put it back; else remove {folder} (artifacts stay) and run the recipe again",
+    )
+
+
 def folder_of(workspace: Path, recipe: Recipe) -> Path:
     """Where the Run of a recipe lies, or will lie."""
     return Path(workspace) / "runs" / f"{recipe.name}-{recipe.hash()[:8]}"
@@ -349,6 +363,6 @@ def _parent(workspace: Path, recipe: Recipe) -> dict[str, Any] | None:
         try:
             if run.recipe.name == recipe.name:
                 return _child_of(run, recipe)
-        except ValueError:  # a recipe of another version: it has keys this one does not know
+        except (ValueError, FileError):  # a recipe of another version: it has keys this one does not know
             continue
     return None

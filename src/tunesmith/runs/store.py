@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ MANIFEST = "manifest.json"
 KINDS = ("Rows", "Verdicts", "Tokens", "Dataset", "Checkpoint", "Adapter", "Model", "Evaluation", "Parity")
 FILES_AT_ONCE = 8  # flushed or hashed
 SEAL = re.compile(rb'(.*,\n)  "sha256": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 CHEAP_BYTES = 64 * 1024**2  # hashing this much takes under a tenth of a second
 
 Verification = Literal["size", "cheap", "hash"]
@@ -68,8 +70,13 @@ class Store:
 
     def folder(self, kind: str, id: str) -> Path:
         assert kind in KINDS, f"kind {kind!r} is none of {KINDS}"
-        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", id), f"id {id!r}"
+        assert ID.fullmatch(id), f"id {id!r}"
         return self.root / kind.lower() / id
+
+    @staticmethod
+    def is_name(kind: Any, id: Any) -> bool:
+        """Whether an artifact could be called so; what a file says may be anything."""
+        return kind in KINDS and isinstance(id, str) and bool(ID.fullmatch(id)) and ".." not in id
 
     def find(self, kind: str, id: str, *, verify: Verification = "size") -> Artifact | None:
         """The artifact, or None when it is not there or is damaged (then `on_damage` is told).
@@ -178,6 +185,10 @@ def _read_manifest(folder: Path, kind: str, id: str) -> dict[str, Any]:
         raise _damaged(folder, path, f"cannot be read ({error})") from error
     if not isinstance(manifest, dict) or not {"kind", "files", "producer", "notes"} <= set(manifest):
         raise _damaged(folder, path, "is no manifest")
+    files = manifest["files"]
+    entries = files.items() if isinstance(files, dict) else [("", None)]
+    if not all(name and isinstance(entry, dict) and {"size", "sha256"} <= set(entry) for name, entry in entries):
+        raise _damaged(folder, path, "lists no files with their size and hash")
     if manifest.get("schema") != SCHEMA:
         raise _damaged(folder, path, f"has schema {manifest.get('schema')}, this version reads {SCHEMA}")
     seal = SEAL.fullmatch(data)
@@ -190,12 +201,15 @@ def _read_manifest(folder: Path, kind: str, id: str) -> dict[str, Any]:
 
 
 def _verify(artifact: Artifact, how: Verification) -> None:
+    home = Path(os.path.realpath(artifact.path))
     for name, file in artifact.manifest["files"].items():
         path = artifact.path / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise _damaged(artifact.path, path, "lies elsewhere")
         if not path.exists() and not path.is_symlink():
             raise _damaged(artifact.path, path, "is missing")
-        if path.is_symlink() or not path.is_file():
-            raise _damaged(artifact.path, path, "is no plain file")
+        if path.is_symlink() or Path(os.path.realpath(path)) != home / name or not path.is_file():
+            raise _damaged(artifact.path, path, "is no plain file of this folder")
         size = path.stat().st_size
         if size != file["size"]:
             raise _damaged(artifact.path, path, f"has {size} bytes, the manifest says {file['size']}")

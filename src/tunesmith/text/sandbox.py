@@ -429,6 +429,9 @@ def _guard_method(owner: str, name: str, values: Sequence[Any]) -> None:
     """The size of what `replace` and `join` would make, before they make it."""
     if name == "replace" and len(values) >= 2 and isinstance(values[0], str) and isinstance(values[1], str):
         _meter().size(len(owner) + owner.count(values[0]) * max(0, len(values[1]) - len(values[0])))
+    elif name == "translate" and values and isinstance(values[0], dict):
+        longest = max((len(new) for new in values[0].values() if isinstance(new, str)), default=1)
+        _meter().size(len(owner) * longest)
     elif name == "join" and values and isinstance(values[0], list | tuple | range):
         _meter().size(len(owner) * len(values[0]))
     elif name in ("format", "format_map") and any(

@@ -21,7 +21,7 @@ from tunesmith.errors import ModelError
 from tunesmith.hub import ModelFiles
 from tunesmith.text.example import Message
 from tunesmith.text.policies import Learn, wanted
-from tunesmith.text.sandbox import Overrun, compiled
+from tunesmith.text.sandbox import MAX_SOURCE, Overrun, compiled
 from tunesmith.text.segments import MARKER, Segment, TemplateError, answer_spans, cut
 from tunesmith.text.traced import Traced, written
 
@@ -76,7 +76,7 @@ class ChatTemplate:
 
         Raises ModelError TXT-020 when auto finds none, TXT-021 when a file cannot be read or is no Jinja.
         """
-        named = {"default": own} if isinstance(own, str) else dict(own or {})
+        named = {"default": own} if isinstance(own, str) else dict(own) if isinstance(own, Mapping) else {}
         default = named.get("default")
         if name == "auto" and default is None:
             raise ModelError(
@@ -87,7 +87,7 @@ class ChatTemplate:
                 fix="model.template: instruction",
             )
         try:
-            source = default if name == "auto" else _named(name, adds_bos) or Path(name).read_text(encoding="utf-8")
+            source = default if name == "auto" else _named(name, adds_bos) or _read(Path(name))
             tool_use = named.get("tool_use") if name == "auto" else None
             plain = tuple((key, text) for key, text in (special or {}).items() if isinstance(text, str))
             template = cls(name, str(source), bos_token, eos_token, plain, tool_use)
@@ -223,6 +223,15 @@ class ChatTemplate:
         tail = whole[max((end for _, end, by in whole.runs if by == len(messages) - 1), default=len(whole)) :]
         opening = MARKER.match(str.__str__(more), end + len(tail)) if more[end:].startswith(tail) else None
         return opening.group() if opening else ""
+
+
+def _read(path: Path) -> str:
+    """Raises OSError for what is no file of a template's size."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file")
+    if path.stat().st_size > 4 * MAX_SOURCE:
+        raise OSError(f"{path} is larger than a template")
+    return path.read_text(encoding="utf-8")
 
 
 def _named(name: str, adds_bos: bool) -> str | None:

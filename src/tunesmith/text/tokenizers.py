@@ -22,6 +22,7 @@ from tunesmith.hub import ModelFiles
 from tunesmith.text.example import Example, Message
 from tunesmith.text.policies import Learn
 from tunesmith.text.templates import ChatTemplate, Segment, TemplateError
+from tunesmith.text.tokenizer_limits import answering_panics, refuse_slow, refuse_wild
 
 # Marks for trainers that read them; other engines' Jinja does not know the tag.
 GENERATION_MARK = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
@@ -212,6 +213,11 @@ class Tokenizer:
         hf.save_pretrained(folder)
 
     def _encode_all(self, pieces: Sequence[Piece]) -> list[list[int]]:
+        """Raises ModelError TXT-025 where a pattern of the tokenizer gives up on a text."""
+        with answering_panics(str(self.hf.name_or_path)):
+            return self._encode_pieces(pieces)
+
+    def _encode_pieces(self, pieces: Sequence[Piece]) -> list[list[int]]:
         out: list[list[int]] = [[]] * len(pieces)
         for blind, backend in ((False, self._scaffold), (True, self._content)):
             chosen = [place for place, piece in enumerate(pieces) if piece.blind == blind]
@@ -253,13 +259,24 @@ class Tokenizer:
 
 
 def load_tokenizer(files: ModelFiles, template: str = "auto") -> Tokenizer:
-    """The tokenizer of a model. Raises ModelError TXT-022 when there is none that can be used, TXT-020/021 for templates."""
+    """The tokenizer of a model. Raises ModelError TXT-022 when there is none that can be used, TXT-025
+    when its work has no bound, TXT-020/021 for templates."""
+    refuse_wild(files.path, files.source)
     try:
-        hf = AutoTokenizer.from_pretrained(files.path, local_files_only=True, trust_remote_code=False, use_fast=True)
+        with answering_panics(files.source):
+            hf = AutoTokenizer.from_pretrained(
+                files.path, local_files_only=True, trust_remote_code=False, use_fast=True
+            )
+    except ModelError:
+        raise
     except Exception as error:  # a dozen kinds; every one is an answer about these files
         raise _unusable(files, f"{type(error).__name__}: {error}") from error
     if not hasattr(hf, "backend_tokenizer"):
         raise _unusable(files, "it has no tokenizer.json")
+    # What the file says of padding and cutting would hold for every row in silence; here rows have the length they have.
+    hf.backend_tokenizer.no_padding()
+    hf.backend_tokenizer.no_truncation()
+    refuse_slow(hf.backend_tokenizer, files.source)
     special: Mapping[str, Any] = {
         name: token for name, token in hf.special_tokens_map.items() if name not in ("bos_token", "eos_token")
     }
@@ -267,7 +284,10 @@ def load_tokenizer(files: ModelFiles, template: str = "auto") -> Tokenizer:
         files, template, hf.chat_template, hf.bos_token or "", hf.eos_token or "", special, adds_bos(hf)
     )
     hf.chat_template = chat.source
-    return Tokenizer(hf, chat, frozenset(_stop_ids(files, hf, chat)))
+    try:
+        return Tokenizer(hf, chat, frozenset(_stop_ids(files, hf, chat)))
+    except (TypeError, ValueError) as error:  # settings of a wrong kind
+        raise _unusable(files, f"{type(error).__name__}: {error}") from error
 
 
 def _unusable(files: ModelFiles, why: str) -> ModelError:
@@ -327,6 +347,8 @@ def _stop_ids(files: ModelFiles, hf: PreTrainedTokenizerFast, chat: ChatTemplate
         named = json.loads(settings.read_bytes()).get("eos_token_id")
         found |= set(named if isinstance(named, list) else [named])
     found |= set(_ending_ids(hf, chat))
+    if not all(isinstance(id, int | None) for id in found):
+        raise TypeError(f"generation_config.json names the end tokens {str(found)[:100]}")
     return {id for id in found if id is not None}
 
 

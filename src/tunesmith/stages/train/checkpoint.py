@@ -141,10 +141,20 @@ class Checkpoints:
         artifact = self.run.store.find(KIND, self._id(step), verify="hash")
         if artifact is None:
             return None
-        state = TrainState(**json.loads((artifact.path / "state.json").read_bytes()))
-        return Checkpoint(
-            state, load_file(artifact.path / "model.safetensors"), load_file(artifact.path / "optimizer.safetensors")
-        )
+        try:
+            state = TrainState(**json.loads((artifact.path / "state.json").read_bytes()))
+            weights = load_file(artifact.path / "model.safetensors")
+            optimizer = load_file(artifact.path / "optimizer.safetensors")
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            RecursionError,
+            SafetensorError,
+        ) as error:  # hashed as it is, and no checkpoint
+            self.run.store.on_damage(f"{artifact.path} is no checkpoint: {error}")
+            return None
+        return Checkpoint(state, weights, optimizer)
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint folder, sound or not, ascending."""

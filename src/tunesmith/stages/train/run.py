@@ -591,8 +591,8 @@ def _tell_number_format(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
-    """Everything of the base but its weights and what save_pretrained wrote already."""
+    """Settings, tokenizer and templates of the base; neither its weights nor code, nor what save_pretrained wrote already."""
     for path in sorted(source.iterdir()):
-        is_weight = path.suffix in (".safetensors", ".bin") or path.name.endswith(".index.json")
-        if path.is_file() and not is_weight and not (target / path.name).exists() and path.name != "README.md":
+        is_wanted = hub.is_carried(path.name) and not path.name.endswith(".index.json")
+        if path.is_file() and is_wanted and not (target / path.name).exists():
             shutil.copyfile(path, target / path.name)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tunesmith.errors import DataError
 from tunesmith.stages.prepare.reading.files import shown
 
 MAX_BATCH_BYTES = 1024**3
+ROWS_AT_ONCE = 512
+MAX_ROWS_BYTES = 256 * 1024**2  # of so many rows
 
 
 def read_arrow(path: Path) -> Iterator[dict[str, Any]]:
@@ -23,7 +26,8 @@ def read_arrow(path: Path) -> Iterator[dict[str, Any]]:
                 batch.validate(full=True)
                 if batch.nbytes > MAX_BATCH_BYTES:
                     raise pa.ArrowInvalid(f"{batch.nbytes:,} bytes in one batch")
-                yield from batch.to_pylist()
+                for first in range(0, batch.num_rows, ROWS_AT_ONCE):
+                    yield from _rows(batch.slice(first, ROWS_AT_ONCE))
                 done += 1
     except (
         pa.ArrowException,
@@ -43,6 +47,17 @@ def read_arrow(path: Path) -> Iterator[dict[str, Any]]:
             expected="a whole Arrow IPC file or stream",
             fix="write or fetch the file again",
         ) from error
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """A text that stands once in a dictionary may stand in each row."""
+    for column in batch.columns:
+        if isinstance(column, pa.DictionaryArray) and pa.types.is_string(column.dictionary.type):
+            lengths = pc.cast(pc.binary_length(column.dictionary), pa.int64()).take(column.indices)
+            spread = pc.sum(lengths).as_py() or 0
+            if spread > MAX_ROWS_BYTES:
+                raise pa.ArrowInvalid(f"{spread:,} bytes of text in {batch.num_rows} rows")
+    return batch.to_pylist()
 
 
 def _batches(file: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import re
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,6 +24,8 @@ from tunesmith.stages.prepare.reading.files import SUFFIXES, nothing_at, suffix_
 HUB = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+))?")
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https")
 FETCHED_ROWS = 10_000
+# A recipe may come from others: what it sends to a database asks for rows and does nothing else.
+ASKS = re.compile(r"[\s(]*(select|with|values|table)\b", re.IGNORECASE)
 
 
 @lru_cache(maxsize=64)
@@ -47,6 +50,15 @@ def _from_hub(url: str) -> tuple[Path, ...]:
             fix="copy the name from the data set's page",
         )
     name, revision, inside = found.groups()
+    steps = [*name.split("/"), *(inside or "").split("/")]
+    if {"..", "."} & set(steps) or (inside or "").startswith(("/", "~")):
+        raise DataError(
+            "DAT-044",
+            f"{url} leads out of the data set",
+            where="data.sources",
+            expected="owner/name, and a path or glob inside of it",
+            fix="name files of this machine by their own path",
+        )
     folder = hub.fetch_rows(name, revision, [inside] if inside else [f"*{suffix}*" for suffix in SUFFIXES])
     paths = glob.glob(str(folder / inside), recursive=True) if inside else map(str, folder.rglob("*"))
     files = sorted(Path(path) for path in paths if Path(path).is_file() and suffix_of(path) in SUFFIXES)
@@ -83,6 +95,8 @@ def _from_database(url: str, query: str | None) -> Path:
     """The result as JSON Lines, a row a line, in the order that the query gives. Without its password in any message."""
     if not query:
         raise _no_rows("there is no query", "data.sources: [{path: ..., query: SELECT ...}]")
+    if not ASKS.match(query):
+        raise _no_rows(f"{query[:60]!r} does more than ask", "begin with SELECT, WITH, VALUES or TABLE")
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
         raise _no_rows(
             f"there is no file {url.removeprefix('sqlite:///')}", "check the path; sqlite:////... is an absolute one"
@@ -104,7 +118,10 @@ def _write_result(sqlalchemy: Any, url: str, query: str, out: BinaryIO) -> None:
     import orjson
 
     engine = sqlalchemy.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        sqlalchemy.event.listen(engine, "connect", lambda connection, record: connection.set_authorizer(_reads_only))
     try:
+        # Never committed: what a query changes on its way is undone.
         with engine.connect().execution_options(stream_results=True, yield_per=FETCHED_ROWS) as connection:
             for row in connection.execute(sqlalchemy.text(query)).mappings():
                 out.write(orjson.dumps(dict(row), default=_plain, option=orjson.OPT_APPEND_NEWLINE))
@@ -112,6 +129,18 @@ def _write_result(sqlalchemy: Any, url: str, query: str, out: BinaryIO) -> None:
         raise _no_rows(str(error), "cast the column to text in the query") from error
     finally:
         engine.dispose()
+
+
+def _reads_only(action: int, one: str | None, other: str | None, *place: str | None) -> int:
+    """SQLite asks before each thing that a statement does: reading and computing are all that rows need."""
+    allowed = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE)
+    is_call = action == sqlite3.SQLITE_FUNCTION and other not in (
+        "load_extension",
+        "fts3_tokenizer",
+        "writefile",
+        "edit",
+    )
+    return sqlite3.SQLITE_OK if action in allowed or is_call else sqlite3.SQLITE_DENY
 
 
 def _plain(value: Any) -> Any:

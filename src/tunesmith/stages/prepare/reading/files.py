@@ -48,7 +48,7 @@ def shown(path: Path | str) -> str:
 def files_of(path: str, query: str | None = None) -> list[Path]:
     """The files of a source: itself, a folder's, a glob's, standard input (-), or what was fetched from a URL.
 
-    query: SQL, for the URL of a database. Raises DataError DAT-001, DAT-003, DAT-038, DAT-039, DAT-041.
+    query: SQL, for the URL of a database. Raises DataError DAT-001, DAT-003, DAT-038, DAT-039, DAT-041, DAT-043.
     """
     if path == "-":
         return [_standard_input()]
@@ -62,10 +62,12 @@ def files_of(path: str, query: str | None = None) -> list[Path]:
         return [root]
     if root.is_dir():
         found = [file for file in _inside(root) if _is_read(file, root)]
+        _refuse_links_out(found, root)
     elif os.path.lexists(root):
         raise _unreadable(root, _why_no_file(root))
     else:
         found = [Path(name) for name in sorted(glob.glob(path, recursive=True)) if Path(name).is_file()]
+        _refuse_links_out(found, _fixed_part(path))
     if not found:
         raise nothing_at(path, "holds no file that can be read" if root.is_dir() else "does not exist")
     return found
@@ -92,6 +94,31 @@ def told_of_skipped(skipped: Sequence[Path]) -> str:
     names = ", ".join(shown(path.name) for path in skipped[:SHOWN_SKIPPED])
     more = f" and {len(skipped) - SHOWN_SKIPPED:,} more" if len(skipped) > SHOWN_SKIPPED else ""
     return f"{len(skipped):,} file{'s' * (len(skipped) != 1)} skipped (hidden, or of a kind that is not read): {names}{more}"
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder in front of a glob's first wildcard."""
+    parts = Path(pattern).parts
+    first = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return Path(*parts[:first])
+
+
+def _refuse_links_out(files: list[Path], root: Path) -> None:
+    """Who hands over a folder could have it hold links to your own files. Raises DataError DAT-043."""
+    home = root.resolve()
+    # huggingface_hub keeps a snapshot's files as links to ../../blobs beside it.
+    snapshots = next((above for above in (home, *home.parents) if above.name == "snapshots"), None)
+    blobs = snapshots.parent / "blobs" if snapshots else None
+    for file in files:
+        target = Path(os.path.realpath(file))
+        if not target.is_relative_to(home) and target.parent != blobs:
+            raise DataError(
+                "DAT-043",
+                f"{shown(file)} is a link out of the folder, to {shown(target)}",
+                where="data.sources",
+                expected="files that lie where the source says",
+                fix=f"name it as a source of its own, if its rows are meant: data.sources: [..., {shown(target)}]",
+            )
 
 
 def nothing_at(path: str, why: str = "holds no file that can be read") -> DataError:

@@ -12,12 +12,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# Daft tells its makers of each import and each query, over the network. Rows are nobody's business, and nothing here may wait
+# for a network; it looks when it is imported, so this stands in front of it. A value of the user's own stays.
+os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+
 import daft
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from daft.io import IOConfig, S3Config
 
 from tunesmith.errors import DataError, RecipeError
+
+MAX_GROUP_BYTES = 4 * 2**30
+FREE_ROWS, ROWS_PER_BYTE = 1_000_000, 10
 
 
 @cache
@@ -31,11 +40,13 @@ def _run_here() -> None:
 
 
 def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file as dicts, in order. Raises DataError DAT-006 naming the file and the first damaged row group."""
+    """Rows of a Parquet file as dicts, in order. Raises DataError DAT-006 naming the file and the first damaged row group,
+    DAT-042 for one that unpacks to more than memory holds."""
     _run_here()
     try:
+        _refuse_bomb(path)
         yield from daft.read_parquet(str(path)).iter_rows()
-    except (OSError, ValueError, daft.exceptions.DaftCoreException) as error:
+    except (OSError, ValueError, pa.ArrowException, daft.exceptions.DaftCoreException) as error:
         raise DataError(
             "DAT-006",
             f"{path.name} cannot be read as Parquet{_damaged_group(path)}: {(str(error).splitlines() or [''])[0][:200]}",
@@ -46,9 +57,9 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _damaged_group(path: Path) -> str:
-    """`, row group 2 of 5 (rows 2000 to 2999)`: the first that cannot be read; empty where the file has no groups to speak of."""
-    import pyarrow.parquet as pq  # Daft does not say where
+    """`, row group 2 of 5 (rows 2000 to 2999)`: the first that cannot be read, which Daft does not say.
 
+    Empty where the file has no groups to speak of."""
     try:
         with pq.ParquetFile(path) as file:
             first = 0
@@ -62,6 +73,52 @@ def _damaged_group(path: Path) -> str:
     except (pa.ArrowException, OSError, ValueError):
         pass  # its footer is damaged: there is nothing to count by
     return ""
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A text that stands once in a file may stand in each of its rows, and a row of nothing takes no bytes."""
+    size = path.stat().st_size
+    with pq.ParquetFile(path) as file:
+        told = file.metadata
+        if told.num_rows > FREE_ROWS and told.num_rows > ROWS_PER_BYTE * size:
+            raise _bomb(path, f"{told.num_rows:,} rows in {size:,} bytes")
+        for group in range(told.num_row_groups):
+            chunks = [told.row_group(group).column(place) for place in range(told.num_columns)]
+            unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
+            if unpacked > MAX_GROUP_BYTES:
+                raise _bomb(path, f"{unpacked / 2**30:,.1f} GiB in one row group")
+            doubtful = [
+                chunk.path_in_schema
+                for chunk in chunks
+                if chunk.physical_type == "BYTE_ARRAY"
+                and "." not in chunk.path_in_schema
+                and chunk.has_dictionary_page
+                and chunk.num_values * chunk.total_uncompressed_size > MAX_GROUP_BYTES
+            ]
+            if doubtful and (spread := _spread_out(path, group, doubtful)) > MAX_GROUP_BYTES:
+                raise _bomb(path, f"{spread / 2**30:,.1f} GiB of text in one row group")
+
+
+def _spread_out(path: Path, group: int, columns: list[str]) -> int:
+    """Bytes of some text columns of a row group once each row has its own text; each text is held once to find out."""
+    total = 0
+    with pq.ParquetFile(path, read_dictionary=columns) as file:
+        for column in file.read_row_group(group, columns=columns).columns:
+            for chunk in column.chunks:
+                if isinstance(chunk, pa.DictionaryArray):
+                    lengths = pc.cast(pc.binary_length(chunk.dictionary), pa.int64())
+                    total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+    return total
+
+
+def _bomb(path: Path, what: str) -> DataError:
+    return DataError(
+        "DAT-042",
+        f"{path.name} unpacks to more than memory holds: {what}",
+        where="data.sources",
+        expected=f"at most {MAX_GROUP_BYTES / 2**30:.0f} GiB in a row group, and rows that hold something",
+        fix="write it again with smaller row groups, if it is meant",
+    )
 
 
 def objects_at(url: str) -> list[tuple[str, int]]:
