@@ -131,7 +131,7 @@ class Checkpoints:
         before, self.run.store.on_damage = self.run.store.on_damage, told.append
         try:
             for step in reversed(steps):
-                self.run.store.find(KIND, self._id(step), verify="hash")
+                self.load(step)
         finally:
             self.run.store.on_damage = before
         return told
