@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunesmith.errors import FileError, ModelError
+from tunesmith.modeling.finite import is_finite
 from tunesmith.runs import durable
 from tunesmith.runs.patience import patiently
 from tunesmith.runs.run import Run
@@ -31,9 +31,10 @@ class TrainState:
 
     best_value: of train.best_metric; best_loss: the validation loss at that step. patience_value: of what early stopping
     watches. stopped_by: the key or the callback that ended training early. callbacks: what each of them asked to keep, by
-    its name in the recipe. noise: running means of the gradient noise. validations: [step, loss] of each, null for a loss
-    that is not finite. skipped: steps whose update was withheld. micro_batch to threads: what was chosen at the start and
-    is not chosen anew. attention_ms: of each implementation that was timed for it.
+    its name in the recipe. noise: running means of the gradient noise. recent: loss and gradient norm of the last steps,
+    by which spikes are told. validations: [step, loss] of each, null for a loss that is not finite. skipped: steps whose
+    update was withheld for good. micro_batch to threads: what was chosen at the start and is not chosen anew, but that
+    micro_batch shrinks where memory runs out. attention_ms: of each implementation that was timed for it.
     """
 
     step: int = 0
@@ -49,6 +50,7 @@ class TrainState:
     plateau: PlateauState = field(default_factory=PlateauState)
     callbacks: dict[str, Any] = field(default_factory=dict)
     noise: list[float] = field(default_factory=list)
+    recent: dict[str, list[float]] = field(default_factory=dict)
     skipped: list[int] = field(default_factory=list)
     micro_batch: int | None = None
     gradient_checkpointing: bool | None = None
@@ -86,7 +88,7 @@ class Checkpoints:
         A full disk is waited for (runs/patience.py). Raises ModelError TRN-001 rather than save a NaN; StoppedError or FileError
         when waiting did not help (older ones stay).
         """
-        _refuse_non_finite(weights, state.step)
+        _refuse_non_finite({**weights, **optimizer}, state.step)
         needed = _num_bytes(weights) + _num_bytes(optimizer)
         return patiently(self.run, lambda: self._save(state, weights, optimizer), needed=needed)
 
@@ -179,13 +181,13 @@ def _num_bytes(tensors: dict[str, Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _refuse_non_finite(weights: dict[str, Tensor], step: int) -> None:
-    bad = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+def _refuse_non_finite(tensors: dict[str, Tensor], step: int) -> None:
+    bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if bad:
         raise ModelError(
             "TRN-001",
             f"step {step}: {bad[0]} holds a value that is not finite; no checkpoint is written",
             where="train",
-            expected="finite weights",
+            expected="finite weights and averages",
             fix="lower train.learning_rate; the checkpoint before is still good",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.recipe.tree import Plateau, Train
@@ -15,9 +15,21 @@ MAX_SKIPPED_IN_A_ROW = 3
 LOWER_IS_BETTER = ("loss", "perplexity")  # of all other metrics, higher
 
 
-def note_non_finite(state: TrainState, step: int, rows: list[int]) -> None:
-    """Remember a step whose update was withheld. Raises ModelError TRN-002 after several in a row."""
+def note_non_finite(state: TrainState, step: int, rows: Sequence[object], spoiled: Sequence[str] = ()) -> None:
+    """Remember a step whose update was withheld for good.
+
+    rows: FILE:LINE or ids of what is to blame. spoiled: trained weights that are not finite. Raises ModelError TRN-002 after
+    several steps in a row, TRN-064 where no later step could be better.
+    """
     state.skipped.append(step)
+    if spoiled:
+        raise ModelError(
+            "TRN-064",
+            f"step {step}: {spoiled[0]} holds a value that is not finite, and so do {len(spoiled) - 1} other trained weights",
+            where="train",
+            expected="finite weights",
+            fix="a lower train.learning_rate if an update made it; else another model.base. No checkpoint holds such a value",
+        )
     last = state.skipped[-MAX_SKIPPED_IN_A_ROW:]
     if last == list(range(step - MAX_SKIPPED_IN_A_ROW + 1, step + 1)):
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
