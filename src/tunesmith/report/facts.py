@@ -38,6 +38,9 @@ NOTES = {
     "train/resumed": "training went on from a checkpoint, at step",
     "train/stopped_early": "training stopped early, at step",
     "train/threads_changed": "threads changed",
+    "train/processes_changed": "the number of processes or their engine changed",
+    "run/continued": "the run went on with a changed recipe",
+    "stage/changed": "a stage began anew, because what decides it had changed",
 }
 
 

@@ -28,13 +28,13 @@ class Incidents:
 
     @classmethod
     def of(cls, run: Run) -> Incidents:
-        """Those of the training that the Run's stage key names."""
-        path = run.store.folder(KIND, f"{run.stage_key}/step-00000000").parent / FILE
-        try:
-            told = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            told = {}
-        return cls(path, told.get("skipped", []), told.get("micro_batch"), run.is_writer)
+        """Those of the training that the Run's stage key names, and of those it went on from."""
+        went_on_from = [went_on["checkpoint"]["key"] for went_on in run.continued if went_on["checkpoint"]]
+        paths = [run.store.folder(KIND, f"{key}/step-00000000").parent / FILE for key in (*went_on_from, run.stage_key)]
+        told = [json.loads(path.read_bytes()) for path in paths if path.exists()]
+        skipped = sorted({step for one in told for step in one["skipped"]})
+        sizes = [one["micro_batch"] for one in told if one["micro_batch"]]
+        return cls(paths[-1], skipped, min(sizes, default=None), run.is_writer)
 
     def skip(self, step: int) -> None:
         """From now on this step is passed over."""

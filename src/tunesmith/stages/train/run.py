@@ -143,6 +143,8 @@ class Training:
     def story(self) -> dict[str, Artifact]:
         resumed = self.checkpoints.latest()
         self.state = state = resumed.state if resumed else TrainState()
+        if self.run.continued and state.step < self.order.num_steps:
+            state.stopped_by = ""  # whether it still stops is for the recipe of now to say
         self.files = hub.resolve(self.spec.model.base, self.spec.model.revision)
         refuse_unmet(self.spec, self.files.config, has_cuda=self.device.type == "cuda")
         self._choose()
@@ -160,8 +162,8 @@ class Training:
             self.loop.plateau = state.plateau
             self.callbacks.load_state(state.callbacks)
             self.run.record("train", "train/resumed", state.step, unit="step")
-            self._compare_threads()
-        state.threads = self.threads
+            self._compare_machine()
+        state.threads, state.processes = self.threads, self._processes()
         self._fit_micro_batch()
         if self.spec.train.compile != "off":
             self.compiled = compiled_layers(self.loop, self.run)
@@ -308,12 +310,18 @@ class Training:
 
             self.run.record("train", "train/quantised", quantise.facts(model))
 
-    def _compare_threads(self) -> None:
-        if self.state.threads != self.threads:
-            what = (
-                f"threads changed from {self.state.threads} to {self.threads}: last bits may differ from a straight run"
-            )
+    def _compare_machine(self) -> None:
+        """What of threads and processes is not as it was, and no recipe key may have said so (auto)."""
+        state, processes = self.state, self._processes()
+        if state.threads != self.threads:
+            what = f"threads changed from {state.threads} to {self.threads}: last bits may differ from a straight run"
             self.run.record("train", "train/threads_changed", what)
+        if state.processes not in ("", processes):
+            what = f"processes changed from {state.processes} to {processes}: steps see the same examples, last bits may differ"
+            self.run.record("train", "train/processes_changed", what)
+
+    def _processes(self) -> str:
+        return f"{self.engine.world_size} ({self.engine.name})"
 
     def _fit_micro_batch(self) -> None:
         """How many of the longest rows go through the model at once; decided once per training."""
