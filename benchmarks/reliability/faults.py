@@ -71,8 +71,8 @@ def spoiled(fault: Fault) -> Iterator[Stage]:
     met: list[int] = []
 
     def is_here(stage: Stage) -> bool:
-        here = stage.step == fault.step and stage.micro_batch == fault.micro_batch
-        return here and (fault.is_lasting or not met)
+        here = stage.micro_batch == fault.micro_batch or fault.place == "told loss"  # that is the whole step's
+        return stage.step == fault.step and here and (fault.is_lasting or not met)
 
     with watched() as stage, contextlib.ExitStack() as changes:
         if fault.place.endswith("gradient"):

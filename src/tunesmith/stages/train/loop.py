@@ -31,7 +31,7 @@ class StepResult:
 
     loss: mean over the step's learned tokens. grad_norm: before clipping. finite: False when loss or gradients were not.
     fits: False when memory ran out on some process. applied: False when the update was withheld, for one of these or
-    because the step before it was. tokens: without padding. examples: dataset indices. stopping: some process was asked
+    because the step before it was. misfit: the examples for which memory ran out in this process. tokens: without padding. examples: dataset indices. stopping: some process was asked
     to stop. noise: (tr(Sigma), |G|^2) per example, where it is measured and the step had two micro-batches.
     """
 
@@ -41,6 +41,7 @@ class StepResult:
     finite: bool
     fits: bool
     applied: bool
+    misfit: list[int]
     rate: float
     tokens: int
     seconds: float
@@ -57,6 +58,7 @@ class StepInFlight:
     examples: list[int]
     rate: float
     started: float
+    misfit: list[int]  # the micro-batch for which memory ran out in this process
     verdict: Verdict
     noise: tuple[float, int, float] | None  # squares and micro-batches as noise.estimate takes them, weight of the step
 
@@ -89,7 +91,6 @@ class Loop:
         self.lengths = dataset.lengths()
         self.learned_weights = dataset.learned_weights()
         self.at: list[int] = []  # the micro-batch at work
-        self.misfit: list[int] = []  # the one for which memory ran out in the last step, in this process
         self.heard = 0.0  # when the last step's result came, as time.perf_counter
         self.shortest = int(order.examples[np.argmin(self.lengths[order.examples])])
         self.plateau = PlateauState()  # of the rate; changed between steps
@@ -112,13 +113,13 @@ class Loop:
         self.engine.set_rate(rate)
         groups = self.groups(examples)
         while True:  # again only where a loss scale was too high
-            loss, tokens, fits = self._accumulate_if_it_fits(number, groups, total_weight)
+            loss, tokens, misfit = self._accumulate_if_it_fits(number, groups, total_weight)
             with fresh_start_without_room(f"in the update of step {number}"):
-                verdict = self.engine.step(loss, tokens, self.is_stopping(), fits)
+                verdict = self.engine.step(loss, tokens, self.is_stopping(), fits=not misfit)
             if not verdict.again:
                 break
         noise = (*self.engine.total(*self.noise.found), total_weight) if self.noise else None
-        return StepInFlight(number, examples, rate, started, verdict, noise)
+        return StepInFlight(number, examples, rate, started, misfit, verdict, noise)
 
     def result(self, step: StepInFlight) -> StepResult:
         """Waits for the device. After an update that was withheld the next `begin` counts again."""
@@ -134,6 +135,7 @@ class Loop:
             verdict.finite,
             verdict.fits,
             verdict.applied,
+            step.misfit,
             step.rate,
             verdict.tokens,
             seconds,
@@ -154,21 +156,19 @@ class Loop:
 
     def _accumulate_if_it_fits(
         self, number: int, groups: list[list[int]], total_weight: float
-    ) -> tuple[Tensor, int, bool]:
-        """As `accumulate`. False where memory ran out: gradients of the failed try are thrown away."""
-        self.misfit = []
+    ) -> tuple[Tensor, int, list[int]]:
+        """As `accumulate`, and the micro-batch for which memory ran out; what the failed try has added is thrown away."""
         try:
-            return *self.accumulate(number, groups, total_weight), True
+            return *self.accumulate(number, groups, total_weight), []
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if self.engine.in_step:
                 raise out_of_step(number, self.engine) from error
         # Not within the handler: there the traceback would still hold what the pass has left.
-        self.misfit = self.at
         self.engine.discard()
         release_memory()
-        return torch.zeros((), device=self.device), 0, False
+        return torch.zeros((), device=self.device), 0, self.at
 
     def accumulate(self, number: int, groups: list[list[int]], total_weight: float) -> tuple[Tensor, int]:
         """Add the gradients of this process's micro-batches. Returns their summed loss, on the device, and tokens.

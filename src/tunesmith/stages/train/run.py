@@ -331,7 +331,8 @@ class Training:
         if state.micro_batch is None and train.micro_batch != "auto":
             state.micro_batch = min(train.micro_batch, most)
         elif state.micro_batch is None:
-            asked = min(int(self._planned("micro_batch", DEFAULT_MICRO_BATCH)), most)
+            planned = int(self._planned("micro_batch", DEFAULT_MICRO_BATCH))
+            asked = min(planned, most, self.incidents.micro_batch or planned)
             self.loop.budget_tokens = asked * longest
             state.micro_batch = fitting_micro_batch(self.loop, self.train_examples.tolist(), asked, self.run)
         state.micro_batch = min(state.micro_batch, self.incidents.micro_batch or state.micro_batch)
@@ -380,7 +381,7 @@ class Training:
 
     def _do_with_less(self, result: StepResult) -> None:
         """The same examples once more in smaller micro-batches. Raises ModelError TRN-003 where one alone is too large."""
-        example = longest_misfit(self.loop.misfit, self.loop.lengths, self.engine)
+        example = longest_misfit(result.misfit, self.loop.lengths, self.engine)
         if not self.take_smaller(f"in step {result.number}"):
             (row,) = self._places([example])
             raise row_too_large(str(row), int(self.loop.lengths[example]), self.device)
