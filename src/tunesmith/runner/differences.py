@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import hub
+from tunesmith.runs.store import plain
 
 if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
@@ -14,9 +15,8 @@ SHORT = 12  # characters of a hash that are shown
 
 def named(what: dict[str, Any], spec: Recipe) -> dict[str, Any]:
     """A stage's ingredients as flat names and values; contents are told file by file."""
-    found: dict[str, Any] = {}
-    for name, value in _flat(what.get("recipe", {})):
-        found[name] = value
+    what = plain(what)
+    found = dict(_flat(what.get("recipe", {})))
     for name, value in what.get("inputs", {}).items():
         found[f"input {name}"] = value
     for name in ("version", "went_on_from"):
