@@ -105,6 +105,8 @@ def all_cases() -> Iterator[Case | str]:
         for step, how in itertools.product(steps, hows):
             if how == "read late" and "SGD" in method:
                 continue
+            if fits == 0 and (step > 1 or how == in_two[1]):  # the longest row comes once, to the first process
+                continue
             yield Case(place, error, fits, step, method, how)
 
 
@@ -403,13 +405,17 @@ def limited(self):
     told(self)
     if spare:
         used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
-        resource.setrlimit(resource.RLIMIT_AS, (used + spare, used + spare))
+        resource.setrlimit(resource.RLIMIT_AS, (used + spare, resource.RLIM_INFINITY))
 
-stage.Training._fit_micro_batch = limited
+write = stage.Training._write_result
+
+def unlimited(self, *told):
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)  # training is over; the harness reads what it made
+    return write(self, *told)
+
+stage.Training._fit_micro_batch, stage.Training._write_result = limited, unlimited
 found = memory.trained(training.run, training.recipe, None)
-resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2) if not spare else None
 weights = found.pop("weights", {})
-peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmPeak")) * 1024
 events = [[event.name, event.value] for event in training.run.events() if event.name == "train/out_of_memory"]
 norm = sum(float(weight.double().square().sum()) for weight in weights.values()) ** 0.5
 print(json.dumps({**found, "events": events, "norm": norm}))

@@ -41,6 +41,7 @@ from tunesmith.errors import RecipeError, TunesmithError
 from tunesmith.runner import differences, environment
 from tunesmith.runs.events import Event
 from tunesmith.runs.run import Run, list_runs
+from tunesmith.stages.prepare import externals
 
 PROMISE = "Resume refuses to lie: changed data, model files, code, machine or recipe are listed by name"
 RECIPE = """\
@@ -241,7 +242,7 @@ def all_changes() -> Iterator[Change]:
         "config.json": ("config.json", of_json("config.json", rms_norm_eps=1e-5)),
         "generation_config.json": ("generation_config.json", of_json("generation_config.json", temperature=0.7)),
         "the chat template": ("chat_template.jinja", edit("model/chat_template.jinja", "<|end|>", "<|end|> ")),
-        "the tokenizer's merges": ("tokenizer.json", edit("model/tokenizer.json", '"normalizer":null', '"normalizer":{"type":"Lowercase"}')),
+        "the tokenizer's merges": ("tokenizer.json", edit("model/tokenizer.json", '"normalizer": null', '"normalizer": {"type": "Lowercase"}')),
         "a special token": ("tokenizer_config.json", of_json("tokenizer_config.json", eos_token="<|user|>")),
         "a file more": ("notes.json", of_json("notes.json", new=True)),
     }  # fmt: skip
@@ -360,26 +361,25 @@ class World:
     """A folder with rows, model and recipe, and a workspace whose training was stopped after its second checkpoint."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.start = folder / "start"
-        (self.start / "rows").mkdir(parents=True)
-        make_tiny_model(self.start / "model")
-        write_rows(self.start / "rows" / "one.jsonl", range(40))
-        write_rows(self.start / "held_out.jsonl", range(50, 56))
-        (self.start / "watch.py").write_text("def watch(facts):\n    return None\n")
-        (self.start / "recipe.yaml").write_text(RECIPE)
-        attempt = train(self.start, stop=True)
+        self.start, self.place = folder / "start", folder / "place"  # one place for all: a recipe's paths are whole
+        (self.place / "rows").mkdir(parents=True)
+        make_tiny_model(self.place / "model")
+        write_rows(self.place / "rows" / "one.jsonl", range(40))
+        write_rows(self.place / "held_out.jsonl", range(50, 56))
+        (self.place / "watch.py").write_text("def watch(facts):\n    return None\n")
+        (self.place / "recipe.yaml").write_text(RECIPE)
+        attempt = train(self.place, stop=True)
+        self.place.rename(self.start)
         assert attempt.values("checkpoint/saved")[-1] == STOPPED_AT, attempt.values("checkpoint/saved")
 
     @contextlib.contextmanager
     def copy(self) -> Iterator[Path]:
-        place = Path(tempfile.mkdtemp(prefix="truth-", dir=self.folder))
+        shutil.copytree(self.start, self.place)
+        externals._hash_once.cache_clear()  # each command is a process of its own
         try:
-            shutil.rmtree(place)
-            shutil.copytree(self.start, place)
-            yield place
+            yield self.place
         finally:
-            shutil.rmtree(place)
+            shutil.rmtree(self.place)
 
 
 def write_rows(path: Path, numbers: range) -> None:
@@ -435,6 +435,7 @@ def check(budget: Budget, cases: Callable[[], Iterator[Change | Continued | str]
 
 def _changed(case: Change, place: Path) -> str | None:
     case.act(place)
+    externals._hash_once.cache_clear()
     with case.context(place):
         attempt = train(place, overrides=case.overrides)
         if attempt.error or attempt.run is None:
