@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,10 @@ def all_cases() -> Iterator[Case | str]:
 class World:
     """A model, a pair of processes, and by training what it comes to with all the memory it wants."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pair: Any = None) -> None:
         self.folder = folder
         self.model = make_tiny_model(folder / "model")
-        self.pair: Any = None
+        self.pair, self.owns_pair = pair, pair is None
         self._known: dict[str, dict[str, Any]] = {}
 
     def undisturbed(self, case: Case) -> dict[str, Any]:
@@ -159,9 +159,10 @@ def settings_of(case: Case) -> list[str]:
     return [*found, *(ANSWERS if case.place == "generation" else [])]
 
 
-def check(budget: Budget, cases: Callable[[], Iterator[Case | str]] = all_cases) -> dict[str, Any]:
+def check(budget: Budget, cases: Callable[[], Iterable[Case | str]] = all_cases, pair: Any = None) -> dict[str, Any]:
+    """pair: two processes of a gloo group that are there already."""
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
-        world = World(Path(folder))
+        world = World(Path(folder), pair)
         try:
             for case in budget.cases(cases()):
                 if isinstance(case, Case):
@@ -171,7 +172,7 @@ def check(budget: Budget, cases: Callable[[], Iterator[Case | str]] = all_cases)
                 else:
                     budget.judge(case, _under_a_limit(world))
         finally:
-            if world.pair is not None:
+            if world.pair is not None and world.owns_pair:
                 world.pair.close()
     return budget.result(PROMISE)
 

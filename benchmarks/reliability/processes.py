@@ -18,7 +18,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,12 @@ def all_cases() -> Iterator[Case | str]:
 class World:
     """Model, rows, groups of processes, and what one process makes of all steps."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, pair: GlooGroup | None) -> None:
+        self.folder, self.pair = folder, pair
         (folder / "dataset").mkdir()
         fill_dataset(folder / "dataset")
         self.place = {"model_dir": str(make_tiny_model(folder / "model")), "dataset_dir": str(folder / "dataset")}
-        self.groups: dict[int, GlooGroup] = {}
+        self.groups: dict[int, GlooGroup] = {2: pair} if pair else {}
         self._straight: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
 
     def straight(self, case: Case) -> list[dict[str, Any]]:
@@ -110,12 +110,16 @@ class World:
 
     def close(self) -> None:
         for group in self.groups.values():
-            group.close()
+            if group is not self.pair:
+                group.close()
 
 
-def check(budget: Budget, cases: Callable[[], Iterator[Case | str]] = all_cases) -> dict[str, Any]:
+def check(
+    budget: Budget, cases: Callable[[], Iterable[Case | str]] = all_cases, pair: GlooGroup | None = None
+) -> dict[str, Any]:
+    """pair: two processes of a gloo group that are there already."""
     with tempfile.TemporaryDirectory(prefix="processes-") as folder:
-        world = World(Path(folder))
+        world = World(Path(folder), pair)
         worst: dict[str, float] = budget.notes.setdefault("largest_difference", {})
         try:
             for case in budget.cases(cases()):

@@ -23,7 +23,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -417,7 +417,7 @@ def train(folder: Path, workspace: str = "work", *, stop: bool = False, **option
     return attempt
 
 
-def check(budget: Budget, cases: Callable[[], Iterator[Change | Continued | str]] = all_cases) -> dict[str, Any]:
+def check(budget: Budget, cases: Callable[[], Iterable[Change | Continued | str]] = all_cases) -> dict[str, Any]:
     kinds: dict[str, int] = budget.notes.setdefault("kinds", {})
     with tempfile.TemporaryDirectory(prefix="truth-") as folder:
         world = World(Path(folder))
