@@ -81,7 +81,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_step(gloo_pa
     assert_held(memory.check(Budget(), lambda: SHORTAGES, gloo_pair), len(SHORTAGES))
 
 
-@pytest.mark.parametrize(("name", "case"), zip(memory.mutations(), (0, 0, 2), strict=True))
+@pytest.mark.parametrize(("name", "case"), [*zip(memory.mutations(), (0, 0, 2), strict=True)])
 def test_what_a_failed_try_leaves_behind_is_seen(name: str, case: int) -> None:
     with memory.mutations()[name]:
         assert memory.check(Budget(), lambda: [SHORTAGES[case]])["held"] == 0
@@ -106,7 +106,7 @@ def test_what_has_changed_is_listed_and_nothing_of_before_is_taken_for_it() -> N
     assert_held(truth.check(Budget(), changes), 8)
 
 
-@pytest.mark.parametrize(("name", "case"), zip(truth.mutations(), (0, 2), strict=True))
+@pytest.mark.parametrize(("name", "case"), [*zip(truth.mutations(), (0, 2), strict=True)])
 def test_a_resume_that_lists_no_difference_is_seen(name: str, case: int) -> None:
     with truth.mutations()[name]:
         assert truth.check(Budget(), lambda: [changes()[case]])["held"] == 0

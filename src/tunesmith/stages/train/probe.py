@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import OutOfMemory
 from tunesmith.modeling.out_of_memory import is_out_of_memory, release_memory
 from tunesmith.runs.run import Run
 from tunesmith.stages.train.batches import share
@@ -59,9 +59,9 @@ def _goes_through(loop: Loop, group: list[int]) -> bool:
     return fits
 
 
-def _cut_short(loop: Loop, micro_batch: int) -> ModelError:
-    """A pass that ends in the middle leaves the other processes waiting for its part: there is no second try."""
-    return ModelError(
+def _cut_short(loop: Loop, micro_batch: int) -> OutOfMemory:
+    """A pass that ends in the middle leaves the other processes waiting for its part: there is no second try in this process."""
+    return OutOfMemory(
         "TRN-023",
         f"{micro_batch} of the longest rows do not fit into the memory of {loop.device} with engine {loop.engine.name}",
         where="train.micro_batch",

@@ -390,12 +390,12 @@ class Training:
 
     def take_smaller(self, why: str) -> bool:
         """Half the micro-batch from here on, whatever this training goes on from. False where there is no half."""
-        state = self.state
-        if state.micro_batch is None or state.micro_batch == 1:
+        now = self.state.micro_batch or self.loop.budget_tokens // self.longest  # None while it is being probed
+        if now <= 1:
             return False
-        told = {"micro_batch": state.micro_batch, "from_now_on": state.micro_batch // 2, "where": why}
-        state.micro_batch //= 2
-        self.incidents.reduce(state.micro_batch)
+        told = {"micro_batch": now, "from_now_on": now // 2, "where": why}
+        self.state.micro_batch = now // 2
+        self.incidents.reduce(now // 2)
         self.run.record("train", "train/out_of_memory", told)
         return True
 
