@@ -33,8 +33,9 @@ from reliability.faults import KINDS, Fault, bits, replaced, spoiled, verdicts_r
 from reliability.frame import Budget
 from tunesmith.errors import ModelError
 from tunesmith.runs.events import Event
-from tunesmith.stages.train import run as stage
+from tunesmith.stages.train import steps
 from tunesmith.stages.train.incidents import Incidents
+from tunesmith.stages.train.steps import Steps
 
 PROMISE = "NaN or infinity in a gradient, weight, loss, activation or row: no weight changes, rows are named, nothing is hidden"
 STEPS = 7
@@ -290,7 +291,7 @@ def mutations() -> dict[str, contextlib.AbstractContextManager[Any]]:
         "the update is made all the same": _no_flag(),
         "the skip list forgets": replaced(Incidents, "skip", lambda self, step: None),
         "no second try": _no_second_try(),
-        "rows are blamed at random": replaced(stage, "rows_not_finite", lambda loop, step, examples: examples[:1]),
+        "rows are blamed at random": replaced(steps, "rows_not_finite", lambda loop, step, examples: examples[:1]),
     }
 
 
@@ -315,11 +316,11 @@ def _no_flag() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_second_try() -> Iterator[None]:
-    advance = stage.Training._advance
+    advance = Steps.advance
 
-    def never(self: Any) -> None:
+    def never(self: Steps) -> Iterator[Any]:
         self.tried_again = self.state.step + 1
-        advance(self)
+        yield from advance(self)
 
-    with replaced(stage.Training, "_advance", never):
+    with replaced(Steps, "advance", never):
         yield

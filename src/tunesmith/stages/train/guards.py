@@ -42,6 +42,18 @@ def note_non_finite(state: TrainState, step: int, rows: Sequence[object], spoile
         )
 
 
+def require_learning(state: TrainState) -> None:
+    """At the end. Raises ModelError TRN-065 where most steps were left out: each resume passes a few more over."""
+    if len(state.skipped) > state.step / 2:
+        raise ModelError(
+            "TRN-065",
+            f"{len(state.skipped)} of {state.step} steps were left out because they were not finite",
+            where="train",
+            expected="a training that learned from most of its steps",
+            fix="lower train.learning_rate, or another model.base; the events train/nonfinite_cause name rows and weights",
+        )
+
+
 def note_validation(state: TrainState, found: Mapping[str, float], train: Train) -> bool:
     """Update best weights, patience and plateau after a validation. True when these weights are the best so far.
 

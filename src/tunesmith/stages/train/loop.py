@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -48,6 +49,16 @@ class StepResult:
     examples: list[int]
     stopping: bool
     noise: tuple[float, float] | None = None
+
+    @classmethod
+    def passed_over(cls, number: int, examples: list[int], tokens: int) -> StepResult:
+        """Of a step that is known to give nothing finite and was not begun."""
+        nan = math.nan
+        return cls(number, nan, nan, False, True, False, [], nan, tokens, 0.0, examples, False)
+
+    @property
+    def was_begun(self) -> bool:
+        return self.seconds > 0
 
 
 @dataclass(frozen=True)

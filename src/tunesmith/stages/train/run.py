@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +46,21 @@ from tunesmith.runs.patience import patiently
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
 from tunesmith.scoring.perplexity import Perplexity, stream_perplexity
-from tunesmith.stages.train import INFO, noise, spikes
+from tunesmith.stages.train import INFO, noise
 from tunesmith.stages.train.batches import Order, num_rounds, share
 from tunesmith.stages.train.callbacks import Callbacks, Facts, Moment
 from tunesmith.stages.train.checkpoint import Checkpoint, Checkpoints, TrainState
 from tunesmith.stages.train.checks import check_switches
-from tunesmith.stages.train.diagnosis import rows_not_finite, weights_not_finite
 from tunesmith.stages.train.engines import LocalEngine, make_engine
-from tunesmith.stages.train.guards import note_non_finite, note_validation, require_whole_model
+from tunesmith.stages.train.guards import note_validation, require_learning, require_whole_model
 from tunesmith.stages.train.incidents import Incidents
-from tunesmith.stages.train.loop import Loop, StepInFlight, StepResult
+from tunesmith.stages.train.loop import Loop, StepResult
 from tunesmith.stages.train.memory import PeakMemory, freed_memory_returned
 from tunesmith.stages.train.optimizer import make_optimizer
 from tunesmith.stages.train.probe import fitting_micro_batch
-from tunesmith.stages.train.room import fresh_start_without_room, longest_misfit, row_too_large
+from tunesmith.stages.train.room import fresh_start_without_room
 from tunesmith.stages.train.speed import Compilation, compiled_layers, fastest_attention
+from tunesmith.stages.train.steps import Steps
 from tunesmith.stages.train.utilisation import Utilisation, measured_peak
 from tunesmith.stages.train.validation import Answers
 
@@ -83,7 +82,7 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
         try:
             return training.story()
         except OutOfMemory as error:  # several processes are started anew by their launcher
-            if engine.world_size > 1 or not training.take_smaller(str(error)):
+            if engine.world_size > 1 or not training.steps.take_smaller(error.headline):
                 raise
         finally:
             run.is_patient = False
@@ -109,8 +108,7 @@ class Training:
     answers: Answers  # what a validation measures besides the loss
     use: Utilisation  # of the machine
     loop: Loop  # the step
-    in_flight: list[StepInFlight]  # begun and not heard of yet: at most one while the next begins
-    tried_again: int  # the last step that was done a second time because it was not finite
+    steps: Steps  # one after the other, and what is done again or left out
     step_seconds: list[float]  # of the steps of this process's life
     stopping: bool  # some process was asked to stop; all of them know at the same place
     compiled: Compilation | None  # what compiling the layers cost and gained, where they are
@@ -131,8 +129,6 @@ class Training:
         self.checkpoints = Checkpoints(run, spec.train.keep_checkpoints)
         self.incidents = Incidents.of(run)
         self.step_seconds = []
-        self.in_flight = []
-        self.tried_again = 0
         self.compiled: Compilation | None = None
         self.stopping = False
         self.cleanup = contextlib.ExitStack()
@@ -181,8 +177,10 @@ class Training:
                 self.run.leave(f"after step {state.step} of {self.order.num_steps}")
             if state.stopped_by or state.step == self.order.num_steps:
                 break
-            self._advance()
+            for result in self.steps.advance():
+                self._tell(result)
 
+        require_learning(state)
         if state.stopped_by:
             self.run.record("train", "train/stopped_early", state.step, step=state.step, unit="step")
             self.run.record("train", "train/stopped_by", state.stopped_by)
@@ -282,6 +280,7 @@ class Training:
             layout=state.layout,
             is_stopping=lambda: self.run.stopping,
         )
+        self.steps = Steps(self.loop, state, self.incidents, self.run, self._places, self._is_awaited)
         self.use = Utilisation(
             spec, self.files.config, self.loop.lengths, self.loop.learned_weights, peak_flops=self.peak_flops
         )
@@ -327,7 +326,7 @@ class Training:
         """How many of the longest rows go through the model at once; decided once per training."""
         train, state = self.spec.train, self.state
         most = -(-train.batch_size // self.engine.world_size)
-        longest = self.longest = int(self.dataset.lengths()[self.train_examples].max())
+        longest = int(self.dataset.lengths()[self.train_examples].max())
         if state.micro_batch is None and train.micro_batch != "auto":
             state.micro_batch = min(train.micro_batch, most)
         elif state.micro_batch is None:
@@ -341,88 +340,35 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------ between two steps
 
-    def _advance(self) -> None:
-        """The next step begins; then the one before is heard of, and the new one as well where something hangs on it."""
-        number = self.state.step + len(self.in_flight) + 1
-        if number in self.incidents.skipped:
-            self._hear_all()
-            if number == self.state.step + 1:
-                self._pass_over(number)
-            return
-        self.in_flight.append(self.loop.begin(number))
-        while len(self.in_flight) > 1 or (self.in_flight and self._hears_at_once(number)):
-            self._hear()
-
-    def _hears_at_once(self, number: int) -> bool:
-        """Where the host need not wait for a verdict, or where it must: before a validation, a save, a word of your code."""
+    def _is_awaited(self, number: int) -> bool:
+        """Whether a step has to be heard of before the next one begins: something comes in between, or may end it all."""
         is_due = number % self.evaluate_every == 0 or number % self.save_every == 0 or number == self.order.num_steps
         must_leave = self.stopping or (self.run.stopping and self.engine.world_size == 1)
-        return not self.engine.reads_late or is_due or bool(self.spec.train.callbacks) or must_leave
+        return is_due or bool(self.spec.train.callbacks) or must_leave
 
-    def _hear_all(self) -> None:
-        while self.in_flight:
-            self._hear()
-
-    def _hear(self) -> None:
-        """What the oldest step in flight came to. One that was withheld begins again, and so do those behind it.
-
-        Twice not finite, the fault lies with its rows or the weights; once, with the hardware, and nothing is lost.
-        """
-        result = self.loop.result(self.in_flight.pop(0))
-        if not result.applied:
-            self.in_flight.clear()  # withheld as well
-        if not result.fits:
-            self._do_with_less(result)
-        elif not result.finite and self.tried_again != result.number:
-            self.tried_again = result.number
-            self.run.record("train", "train/nonfinite", self._places(result.examples), step=result.number, unit="rows")
-        else:
-            self._tell(result)
-
-    def _do_with_less(self, result: StepResult) -> None:
-        """The same examples once more in smaller micro-batches. Raises ModelError TRN-003 where one alone is too large."""
-        example = longest_misfit(result.misfit, self.loop.lengths, self.engine)
-        if not self.take_smaller(f"in step {result.number}"):
-            (row,) = self._places([example])
-            raise row_too_large(str(row), int(self.loop.lengths[example]), self.device)
-        assert self.state.micro_batch is not None
-        self.loop.budget_tokens = self.state.micro_batch * self.longest
-
-    def take_smaller(self, why: str) -> bool:
-        """Half the micro-batch from here on, whatever this training goes on from. False where there is no half."""
-        now = self.state.micro_batch or self.loop.budget_tokens // self.longest  # None while it is being probed
-        if now <= 1:
-            return False
-        told = {"micro_batch": now, "from_now_on": now // 2, "where": why}
-        self.state.micro_batch = now // 2
-        self.incidents.reduce(now // 2)
-        self.run.record("train", "train/out_of_memory", told)
-        return True
-
-    def _places(self, examples: list[int]) -> list[str | int]:
+    def _places(self, examples: Sequence[int]) -> list[str | int]:
         """FILE:LINE of examples; their row ids where the Dataset has no ledger."""
         rows = [self.dataset.row(example) for example in examples]
         found = ledger.places(self.inputs["dataset"], rows)
         return [found.get(row, row) for row in rows]
 
-    def _pass_over(self, number: int) -> None:
-        """A step that gave nothing finite, twice, before a checkpoint was gone back to: told then, not met again."""
-        state, examples = self.state, self.order.step(number)
-        state.step, state.tokens = number, state.tokens + int(self.loop.lengths[examples].sum())
-        state.skipped.append(number)
-        self._call_back(
-            "step", {"tokens": int(self.loop.lengths[examples].sum()), "loss": math.nan, "grad_norm": math.nan}
-        )
-
     def _tell(self, result: StepResult) -> None:
-        """Into the state and the events."""
+        """Into the state and the events; of a step that was passed over the events of its first time stand."""
         step, state = result.number, self.state
-        self.step_seconds.append(result.seconds)
         state.step, state.tokens, self.stopping = step, state.tokens + result.tokens, result.stopping
         values = {
             "loss": (result.loss, "nats"),
             "learning_rate": (result.rate, ""),
             "grad_norm": (result.grad_norm, ""),
+        }
+        if result.was_begun:
+            self._tell_step(result, values)
+        self._call_back("step", {"tokens": result.tokens, **{name: value for name, (value, _) in values.items()}})
+
+    def _tell_step(self, result: StepResult, values: dict[str, tuple[Any, str]]) -> None:
+        state = self.state
+        self.step_seconds.append(result.seconds)
+        values |= {
             "step_seconds": (round(result.seconds, 4), "s"),
             "tokens_per_second": (round(result.tokens / result.seconds, 1), "tokens/s"),
             "memory": (self.memory.now(), "bytes"),
@@ -436,32 +382,7 @@ class Training:
             scale = noise.scale(state.noise)
             if scale is not None:
                 values["gradient_noise_scale"] = (round(scale, 3), "examples")
-        self.run.record_step("train", step, {f"train/{name}": told for name, told in values.items()})
-        if self.tried_again == step:
-            self._tell_why(result)
-        if result.finite:
-            self._tell_spikes(result)
-        self._call_back("step", {"tokens": result.tokens, **{name: value for name, (value, _) in values.items()}})
-
-    def _tell_why(self, result: StepResult) -> None:
-        """Of a step that was not finite. Raises ModelError TRN-002 after several in a row, TRN-064 for spoiled weights."""
-        step = result.number
-        if result.finite:
-            self.run.record("train", "train/nonfinite_cause", {"cause": "hardware"}, step=step)
-            return
-        self.incidents.skip(step)
-        trained, frozen = weights_not_finite(self.loop)
-        rows = self._places(rows_not_finite(self.loop, step, result.examples))
-        cause = "weights" if trained or frozen else "rows" if rows else "all rows together"
-        told = {"cause": cause, "rows": rows, "weights": [*trained, *frozen]}
-        self.run.record("train", "train/nonfinite_cause", told, step=step)
-        note_non_finite(self.state, step, rows or self._places(result.examples), trained)
-
-    def _tell_spikes(self, result: StepResult) -> None:
-        found = spikes.note(self.state.recent, {"loss": result.loss, "grad_norm": result.grad_norm})
-        if found:
-            told = {**found, "rows": self._places(result.examples)}
-            self.run.record("train", "train/spike", told, step=result.number)
+        self.run.record_step("train", result.number, {f"train/{name}": told for name, told in values.items()})
 
     def _call_back(
         self, moment: Moment, values: Mapping[str, float], *, is_best: bool = False, path: str | None = None
