@@ -780,7 +780,11 @@ def recipes() -> Iterator[Case]:
         "where: a statement": 'data: {sources: rows.jsonl, filters: {where: ["1 = 1; DROP TABLE x"]}}',
     }.items():
         yield case(
-            f"expression/{key}", recipe(lambda folder, value=value: in_place(folder, value)), prepare_recipe, "DAT-060", ""
+            f"expression/{key}",
+            recipe(lambda folder, value=value: in_place(folder, value)),
+            prepare_recipe,
+            "DAT-060",
+            "",
         )
     for key, value in {
         "template that is a device": "model: {template: /dev/zero}", "template that is a folder": "model: {template: /etc}",
