@@ -1,6 +1,7 @@
-"""Numerics on several models: `doctor --numerics` on each, processes included, and on each with something broken.
+"""Numerics: `doctor --numerics` by its command, two processes included.
 
-A case is a model, what is trained of it and how; each of its comparisons is judged.
+A case is a way to train the packaged model; each of its comparisons is judged. That the judge sees what is broken is tested in
+tests/numerics/test_doctor.py.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ PROMISE = (
 )
 ROOT = Path(__file__).resolve().parents[2]
 CASES: dict[str, tuple[str, ...]] = {
-    "lora": (),
-    "lora, dropout": ("adapter.dropout=0.1",),
-    "lora on every layer": ("adapter.targets=[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]",),
+    "lora, dropout": (
+        "adapter.dropout=0.1",
+        "adapter.targets=[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]",
+    ),
     "full": ("adapter={type: full}",),
     "quantised": ("model.quantisation=nf4",),
-    "rows padded": ("train.packing=off",),
-    "eager": ("model.attention=eager",),
+    "eager, rows padded": ("train.packing=off", "model.attention=eager"),
 }
 
 
 def check(budget: Budget) -> dict[str, Any]:
-    """Seven ways to train the packaged model; every comparison of each counts."""
+    """Four ways to train the packaged model; every comparison of each counts."""
     with tempfile.TemporaryDirectory(prefix="numerics-") as name:
         recipe = write_recipe(Path(name))
         for case in budget.cases(CASES):
