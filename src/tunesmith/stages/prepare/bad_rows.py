@@ -119,7 +119,7 @@ def refusal_of(words: str) -> dict[str, str]:
     return {
         "what": words,
         "expected": "a chat that model.template can write",
-        "fix": "model.template: one that knows these turns (such as tools), or data.filters.where to leave such rows out",
+        "fix": "a model.template that knows such turns (the template of a model that was trained on tools, say), or data.filters.where to leave the rows out",
     }
 
 
