@@ -134,18 +134,13 @@ def test_another_share_or_a_lost_state_is_seen(name: str, gloo_pair: GlooPair) -
 def test_a_step_reads_nothing_from_the_device_until_it_is_asked(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What leaves a GPU's host free, shown on a CPU: no number of a step is read in `begin`. (In rows, transformers reads one.)"""
+    """What a GPU does while its host is not made to wait, shown on a CPU: no number of a step is read in `begin`."""
     import gradients
     import torch
     from small_training import fill_dataset
 
     fill_dataset(tmp_path)
-    settings = {
-        "model_dir": str(tiny_model_dir),
-        "dataset_dir": str(tmp_path),
-        "overrides": gradients.ADAMW,
-        "packed": True,
-    }
+    settings = {"model_dir": str(tiny_model_dir), "dataset_dir": str(tmp_path), "overrides": gradients.ADAMW}
     with verdicts_read_late():
         loop = gradients.make_loop(**settings)
     assert loop.engine.reads_late

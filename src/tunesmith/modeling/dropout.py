@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from tunesmith.modeling.packing import positions, to_device
+from tunesmith.modeling.packing import positions
 
 # Shape suffixes: E examples, B rows, T columns, D features.
 GOLDEN_32 = 0x9E3779B1  # odd, so that multiplying by it permutes the 32-bit numbers
@@ -39,9 +39,9 @@ class StepContext:
         if lengths is None:
             self.examples_BT, self.positions_BT = examples_E[:, None], None
         else:
-            sizes = to_device(torch.tensor(lengths), examples_E.device)
-            self.examples_BT = examples_E.repeat_interleave(sizes, output_size=sum(lengths))[None]
-            self.positions_BT = to_device(positions(lengths), examples_E.device)[None]
+            sizes = torch.tensor(lengths, device=examples_E.device)
+            self.examples_BT = examples_E.repeat_interleave(sizes)[None]
+            self.positions_BT = positions(lengths).to(examples_E.device)[None]
 
 
 class FunctionalDropout(nn.Module):

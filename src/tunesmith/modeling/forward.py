@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 
-from tunesmith.modeling.packing import Layout, packed_inputs, to_device
+from tunesmith.modeling.packing import Layout, packed_inputs
 from tunesmith.planner.activations import loss_chunk
 from tunesmith.runs.dataset import Dataset
 
@@ -44,8 +44,11 @@ class Batch:
     lengths: tuple[int, ...] | None = None
 
     def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
         moved = (
-            to_device(t, device) for t in (self.examples_E, self.ids_BT, self.places_K, self.targets_K, self.weights_K)
+            t.pin_memory().to(device, non_blocking=True)
+            for t in (self.examples_E, self.ids_BT, self.places_K, self.targets_K, self.weights_K)
         )
         return Batch(*moved, self.num_tokens, self.lengths)
 

@@ -16,7 +16,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -103,9 +102,9 @@ def packed_inputs(model: nn.Module, lengths: Sequence[int], device: torch.device
     The mask is one element with four dimensions: transformers passes such a mask on as it is, instead of making one of
     N x N; the attention looks at the lengths alone.
     """
-    inputs: dict[str, Any] = {"position_ids": to_device(positions(lengths), device)[None]}
+    inputs: dict[str, Any] = {"position_ids": positions(lengths).to(device)[None]}
     if getattr(model.config, "_attn_implementation", None) in FLASH:
-        ends = to_device(torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32), device)
+        ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
         bounds = {
             "cu_seq_lens_q": ends,
             "cu_seq_lens_k": ends,
@@ -122,12 +121,8 @@ def packed_inputs(model: nn.Module, lengths: Sequence[int], device: torch.device
 
 def positions(lengths: Sequence[int]) -> Tensor:
     """0, 1, ... within each document: int64 [N]."""
-    return torch.from_numpy(np.concatenate([np.arange(length, dtype=np.int64) for length in lengths]))
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy that the host does not wait for: from pageable memory it would wait for all that the GPU has to do."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    ends = torch.tensor([0, *itertools.accumulate(lengths)])
+    return torch.arange(int(ends[-1])) - ends[:-1].repeat_interleave(ends.diff())
 
 
 def _window(model: nn.Module) -> float:
