@@ -72,8 +72,6 @@ def run(
     workspace: Path | str = WORKSPACE,
     until: str = "serve",
     allow_code: bool = False,
-    continue_run: Run | Path | str | None = None,
-    allow: Iterable[str] = (),
     quiet: bool = False,
     listeners: Sequence[Listener] = (),
     on_stage: Callable[[str, Any], None] | None = None,
@@ -81,8 +79,6 @@ def run(
     """Carry a recipe through its stages: prepare, train, evaluate, export, serve (started, proven, stopped); then report.
 
     What exists already is reused; the same call goes on after any interruption. `outcome.run` is the Run.
-    continue_run: go on inside this Run, from its last checkpoint, though the recipe has changed; allow: the keys (or sections)
-    that may differ. Without it a changed recipe is a new Run.
     quiet: no progress on the console, whatever the recipe's `track` says. listeners: get every event.
     on_stage: told (stage, "started"), then how it ended: "done", "reused", "held" by the gate, "stopped" on purpose or
     "failed".
@@ -92,7 +88,6 @@ def run(
 
     spec = _recipe(recipe, overrides)
     allowed = _allowed(spec, allow_code)
-    continuing = _continuing(continue_run, allow, workspace)
     tracking.check(spec.track)
     names = tuple(name for name in spec.track.to if not (quiet and name == "console"))
     begun: list[Run] = []
@@ -113,8 +108,6 @@ def run(
             listeners=listeners,
             on_begin=begin,
             on_stage=on_stage,
-            continuing=continuing,
-            allow=frozenset(allow),
         )
         if not outcome.did_nothing or not (outcome.run.path / "report.html").exists():
             report(outcome.run)
@@ -537,24 +530,6 @@ def _recipe_or_run(target: RecipeLike | Run, options: dict[str, Any]) -> tuple[R
 
 def _is_recipe_file(path: Path) -> bool:
     return path.suffix in (".yaml", ".yml") or path.is_file()
-
-
-def _continuing(target: Run | Path | str | None, allow: Iterable[str], workspace: Path | str) -> Run | None:
-    allowed = list(allow)
-    unknown = [key for key in allowed if key not in all_keys() and key not in sections()]
-    if unknown or (allowed and target is None):
-        guess = did_you_mean(unknown[0]) if unknown else None
-        raise UsageError(
-            "CLI-010",
-            f"--allow {unknown[0]}: there is no such key"
-            if unknown
-            else "--allow has a meaning with --continue RUN only",
-            expected="--continue RUN --allow train.learning_rate",
-            fix=f"--allow {guess}" if guess else "tunesmith explain lists the keys; tunesmith runs lists the runs",
-        )
-    if target is None or isinstance(target, Run):
-        return target
-    return open_run(target, workspace=workspace)
 
 
 def _allowed(spec: Recipe, allow_code: bool) -> frozenset[str]:

@@ -6,7 +6,6 @@
     |- DataError        65    the rows are off
     |- QuestionError    65    a choice that only the user can make; names the key that answers it
     |- ModelError       66    the model, its weights or its tokenizer are off
-    |   '- OutOfMemory         memory ran out where the process at work cannot try again; a fresh start may
     |- FileError        74    files, disk, permissions
     |- StoppedError     75    we stopped on purpose; the same command goes on
     |   '- TrialPruned         a search gave this run up; no failure, and nothing of it is saved
@@ -117,10 +116,6 @@ class QuestionError(TunesmithError):
 
 class ModelError(TunesmithError):
     exit_status = 66
-
-
-class OutOfMemory(ModelError):
-    """Memory ran out where the process at work cannot try again; with a smaller micro-batch a fresh start may go through."""
 
 
 class FileError(TunesmithError):

@@ -1,4 +1,4 @@
-"""Some processes of one gloo group that do what tests tell them."""
+"""Two processes of one gloo group that do what tests tell them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 TIMEOUT_S = 180  # the first call imports torch, transformers and DeepSpeed, perhaps on a busy machine
 
 
-def _serve(rank: int, size: int, store: str, pipe: Connection) -> None:
+def _serve(rank: int, store: str, pipe: Connection) -> None:
     """A worker: joins the group, then calls what it is told until the pipe closes."""
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size))
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     while True:
         try:
             place, arguments = pipe.recv()
@@ -33,15 +33,15 @@ def _serve(rank: int, size: int, store: str, pipe: Connection) -> None:
             pipe.send((None, traceback.format_exc()))
 
 
-class GlooGroup:
-    """Processes of one gloo group. `call("module:function", **arguments)` returns what each of them returned."""
+class GlooPair:
+    """Two processes of one gloo group. `call("module:function", **arguments)` returns what each of them returned."""
 
-    def __init__(self, store: str, size: int) -> None:
+    def __init__(self, store: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipes, self.processes = [], []
-        for rank in range(size):
+        for rank in range(2):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, size, store, theirs), daemon=True)
+            process = context.Process(target=_serve, args=(rank, store, theirs), daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(ours)
@@ -65,10 +65,3 @@ class GlooGroup:
             process.join(5)
             if process.is_alive():
                 process.kill()
-
-
-class GlooPair(GlooGroup):
-    """Two of them."""
-
-    def __init__(self, store: str) -> None:
-        super().__init__(store, 2)

@@ -96,7 +96,7 @@ def step_gradients(**settings: object) -> dict[str, Tensor]:
         share(examples, loop.lengths, engine.rank, engine.world_size), loop.lengths, loop.budget_tokens, loop.layout
     )
     loss, tokens = loop.accumulate(STEP, groups, total)
-    sums = engine._synchronise(loss, tokens, False, True)
+    sums = engine._synchronise(loss, tokens, False)
     found = {name: parameter.grad.clone() for name, parameter in engine.parameters}
     return {**found, "loss": sums[0].clone(), "tokens": sums[1].clone()}
 

@@ -52,18 +52,6 @@ def pipeline_options(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option(
         "--allow-code", is_flag=True, help="Run the Python code that the recipe names, such as your own metrics."
     )(function)
-    function = click.option(
-        "--allow",
-        multiple=True,
-        metavar="KEY",
-        help="With --continue: a key, or a section, of the recipe that may differ. Repeatable.",
-    )(function)
-    function = click.option(
-        "--continue",
-        "continue_run",
-        metavar="RUN",
-        help="Go on inside RUN, from its last checkpoint, though the recipe has changed in the keys that --allow names.",
-    )(function)
     function = click.option("--quiet", is_flag=True, help="Print the outcome only, no progress.")(function)
     return recipe_options(workspace_option(function))
 

@@ -53,16 +53,11 @@ class ModelFiles:
         """
         assert self.has_weights, "without its weights a model has no fingerprint"
         digest = hashlib.sha256()
-        for name, sha256 in self.hashes.items():
-            digest.update(name.encode() + bytes.fromhex(sha256))
-        return digest.hexdigest()[:20]
-
-    @cached_property
-    def hashes(self) -> dict[str, str]:
-        """sha256 of each of these files, by name."""
         small = {file.name for file in self.path.iterdir() if file.suffix in SMALL}
-        names = sorted(small | (_weight_names(self.path) if self.has_weights else set()))
-        return {name: _proven_sha256(self.path / name, self.commit) for name in names if (self.path / name).is_file()}
+        for name in sorted(small | _weight_names(self.path)):
+            if (self.path / name).is_file():
+                digest.update(name.encode() + bytes.fromhex(_proven_sha256(self.path / name, self.commit)))
+        return digest.hexdigest()[:20]
 
     @property
     def weights_bytes(self) -> int:

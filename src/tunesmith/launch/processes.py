@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import errors
-from tunesmith.errors import OutOfMemory, Problem, RecipeError, StoppedError, TunesmithError
-from tunesmith.launch import starved
+from tunesmith.errors import Problem, RecipeError, StoppedError, TunesmithError
 from tunesmith.runs import durable
 from tunesmith.runs.events import Tail
 from tunesmith.runs.run import Run
 from tunesmith.runs.store import Artifact
-from tunesmith.stages.train.incidents import Incidents
 
 if TYPE_CHECKING:
     from tunesmith.recipe import Recipe
@@ -44,37 +42,10 @@ def train(
 ) -> dict[str, Artifact]:
     """Runs `entry`'s run(spec, inputs, run) in `processes` processes (gloo on CPUs, nccl on GPUs); returns its outputs.
 
-    Where memory ran out in one of them, or the system killed it for that, all start anew from the last checkpoint with
-    half the micro-batch. Raises what the first failing rank raised; InterruptedRun when the run was asked to stop and has
-    saved; StoppedError RUN-031 when a process was killed from outside.
+    Raises what the first failing rank raised; InterruptedRun when the run was asked to stop and has saved;
+    StoppedError RUN-031 when a process was killed from outside, for want of memory say.
     """
     _check_devices(processes)
-    while True:
-        kills_before = starved.kills()
-        try:
-            return _launch(spec, run, inputs, processes, entry)
-        except (OutOfMemory, Killed) as error:
-            has_starved = isinstance(error, OutOfMemory) or starved.kills() > kills_before
-            if not has_starved or run.stopping or not _take_smaller(spec, run, processes, error.headline):
-                raise
-
-
-def _take_smaller(spec: Recipe, run: Run, processes: int, why: str) -> bool:
-    """Half the micro-batch from the next start on; False where there is no half."""
-    told = [event.value for event in run.events() if event.name == "train/micro_batch"]
-    planned = (run.plan or {}).get("choices", {}).get("micro_batch", 1)
-    asked = planned if spec.train.micro_batch == "auto" else spec.train.micro_batch
-    incidents = Incidents.of(run)
-    now = min(told[-1] if told else asked, -(-spec.train.batch_size // processes), incidents.micro_batch or asked)
-    if now <= 1:
-        return False
-    incidents.reduce(now // 2)
-    told = {"micro_batch": now, "from_now_on": now // 2, "where": f"and all processes start anew ({why})"}
-    run.record("train", "train/out_of_memory", told)
-    return True
-
-
-def _launch(spec: Recipe, run: Run, inputs: Mapping[str, Artifact], processes: int, entry: str) -> dict[str, Artifact]:
     folder = run.path / "launch"
     durable.remove_folder(folder)
     request = {
@@ -213,13 +184,9 @@ def _killed(folder: Path, ends: Mapping[int, Any]) -> tuple[int, int] | None:
     return None
 
 
-class Killed(StoppedError):
-    """A training process was killed from outside."""
-
-
-def _killed_error(folder: Path, rank: int, signum: int) -> Killed:
+def _killed_error(folder: Path, rank: int, signum: int) -> StoppedError:
     name = signal.Signals(signum).name
-    return Killed(
+    return StoppedError(
         "RUN-031",
         f"the training process of rank {rank} was killed by {name}"
         + (", as the system does when memory runs out" if signum == signal.SIGKILL else ""),

@@ -166,11 +166,6 @@ def run_from_root(model: nn.Module, call: Callable[..., Any], device: torch.devi
     base.__dict__[ROOT] = Root(call, device)
 
 
-def in_shards(model: nn.Module) -> bool:
-    """Whether processes go through a pass together, because each holds a part of the weights."""
-    return ROOT in _base_of(model).__dict__
-
-
 def input_device(model: nn.Module) -> torch.device:
     """Where the ids of a batch belong: with the weights, unless these lie elsewhere until they are needed."""
     root = _base_of(model).__dict__.get(ROOT)

@@ -32,15 +32,9 @@ NOTES = {
     "run/network_file_system": "the workspace lies on a network file system, where a power cut may cost more",
     "train/no_validation": "no validation",
     "train/nonfinite": "a step was not finite and was withheld from the weights; its rows",
-    "train/nonfinite_cause": "what that step's second try says of the cause",
-    "train/out_of_memory": "memory ran out, and the micro-batch was halved; the step's examples stayed",
-    "train/spike": "loss or gradient norm stood far above the steps before: [value, usual], and the step's rows",
     "train/resumed": "training went on from a checkpoint, at step",
     "train/stopped_early": "training stopped early, at step",
     "train/threads_changed": "threads changed",
-    "train/processes_changed": "the number of processes or their engine changed",
-    "run/continued": "the run went on with a changed recipe",
-    "stage/changed": "a stage began anew, because what decides it had changed",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -14,18 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import tunesmith
-from tunesmith.planner import hardware
 from tunesmith.runs import durable
 
 PACKAGES = (
     "tunesmith", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "daft", "pydantic", "openai",
-    "bitsandbytes", "accelerate", "deepspeed", "liger-kernel", "flash-attn", "torchao", "triton", "pyarrow", "orjson", "xxhash",
-)  # fmt: skip
-# The few variables that decide how numbers are computed; none of them is a secret.
-VARIABLES = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_CBWR", "MKL_DYNAMIC", "OMP_DYNAMIC",
-    "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF",
+    "bitsandbytes",
 )  # fmt: skip
 SECRET = re.compile(r"token|key|secret|password", re.IGNORECASE)
 PASSWORD_IN_URL = re.compile(r"(://[^:/@\s]*):\S*@")
@@ -39,13 +31,10 @@ def describe(workspace: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "commit": _commit(),
-        "source": _source(),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpus": [gpu.name for gpu in hardware.detect().gpus],
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),  # bits depend on it
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "file_system": durable.file_system(workspace),
     }
@@ -78,8 +67,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[Any]
 
 
 def _machine(told: dict[str, Any]) -> dict[str, Any]:
-    names = ("python", "commit", "source", "platform", "cpu", "cores", "gpus", "threads")
-    return {**{name: told.get(name) for name in names}, **told.get("variables", {})}
+    return {name: told.get(name) for name in ("python", "commit", "platform", "cpu", "threads")}
 
 
 def _version(package: str) -> str | None:
@@ -100,15 +88,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def _source() -> str:
-    """Hash of tunesmith's own code, which a commit does not tell of a working copy that was edited."""
-    root = Path(tunesmith.__path__[0])
-    hashed = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        hashed.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return hashed.hexdigest()[:12]
 
 
 def _cpu() -> str:

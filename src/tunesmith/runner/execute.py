@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tunesmith import hub
 from tunesmith.errors import GateError, InterruptedRun, StoppedError, TrialPruned, TunesmithError
-from tunesmith.runner import base_model, differences, environment, fingerprints, planning, signals
-from tunesmith.runner.continuing import take_up
+from tunesmith.runner import base_model, environment, fingerprints, planning, signals
 from tunesmith.runner.stages import STAGES, Stage, check_switches, load_stages
 from tunesmith.runs.run import Listener, Run
 from tunesmith.runs.store import Artifact
@@ -52,8 +51,6 @@ def execute(
     on_stage: Callable[[str, Status], None] | None = None,
     table: Mapping[str, str] = STAGES,
     parent: Run | None = None,
-    continuing: Run | None = None,
-    allow: frozenset[str] = frozenset(),
 ) -> Outcome:
     """Carries a recipe through its stages up to `until`; what exists already is reused.
 
@@ -62,7 +59,6 @@ def execute(
     on_stage: told (stage, "started", then how it ended: "done" | "reused" | "held" by the gate | "stopped" on purpose |
     "pruned" by a search | "failed").
     table: stage names in order, with their packages. parent: the Run that a new one names as its parent.
-    continuing: go on in this Run, though these keys of its recipe (allow) differ (continuing.take_up).
     Raises TunesmithError: of a stage, StoppedError when another process works on the Run, InterruptedRun after Ctrl-C,
     GateError when the gate holds. What was finished before is kept; the same command goes on from there.
     """
@@ -70,14 +66,12 @@ def execute(
     check_switches(spec, stages)
     code = fingerprints.allowed(spec, allow_code)
     workspace = Path(workspace).absolute()
-    run = continuing.next_attempt() if continuing else Run.open_or_create(workspace, spec, parent)
+    run = Run.open_or_create(workspace, spec, parent)
     run.listeners.extend(listeners)
     tell = on_stage or (lambda name, status: None)
     attempt = _Attempt(run, on_begin)
     with run.lock(), signals.handled(run), hub.telling(attempt.note_fetched):
         run.allowed_code = code
-        if continuing:
-            attempt.changed = take_up(run, spec, allow)
         with _noted(attempt, stages[0].info.name, tell):
             spec = base_model.pin(run)
         pool: dict[str, Artifact] = {}
@@ -103,7 +97,6 @@ class _Attempt:
     def __init__(self, run: Run, on_begin: Callable[[Run], None] | None) -> None:
         self.run, self.on_begin = run, on_begin
         self.has_begun = False
-        self.changed: dict[str, list[Any]] = {}  # keys of the recipe that it goes on with
 
     def begin(self) -> None:
         if self.has_begun:
@@ -117,8 +110,6 @@ class _Attempt:
         changed = environment.differences(told, now) if told else {}
         if changed:  # bit-identical results hold for the same threads, torch build and processor
             run.record("run", "environment/changed", changed)
-        if self.changed:
-            run.record("run", "run/continued", self.changed)
         if now["file_system"]["is_network"]:
             run.record("run", "run/network_file_system", now["file_system"]["type"])
         run.write_environment({**now, "attempt": run.attempt})
@@ -154,11 +145,6 @@ def _carry_out(
         tell(name, "reused")
         return StageOutcome(name, "reused", time.monotonic() - started), outputs
     attempt.begin()
-    told = differences.named(what, spec)
-    changed = differences.between(run.ingredients.get(name), told)
-    if changed:  # what is made now is made anew: nothing of the last attempt at this stage is taken up
-        run.record(name, "stage/changed", changed)
-    run.set_ingredients(name, told)
     tell(name, "started")
     planning.plan_stage(name, spec, inputs, run)
     run.record(name, "stage/started", run.stage_key)

@@ -27,16 +27,13 @@ def ingredients(stage: Stage, spec: Recipe, inputs: Mapping[str, Artifact], run:
     """
     info = stage.info
     asked = spec.slice(info.keys)
-    what = {
+    return {
         "stage": info.name,
         "version": info.version,
         "recipe": _without_folders(asked) if info.externals else asked,
         "inputs": {name: inputs[name].id for name in info.needs},
         "externals": stage.externals(spec, run),
     }
-    if info.name == "train" and run is not None and run.continued and run.continued[-1]["checkpoint"]:
-        what["went_on_from"] = run.continued[-1]["checkpoint"]  # another result than a straight run of this recipe
-    return what
 
 
 def _without_folders(value: Any) -> Any:

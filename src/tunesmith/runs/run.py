@@ -1,8 +1,8 @@
 """A Run: one folder per resolved recipe that tells what was asked, planned and done. Artifacts lie in the store.
 
 Its files:
-    recipe.json  continued.json  plan.json  environment.json  ingredients.json  parent.json  base_model.json
-    allowed_code.json  outputs.json  events.jsonl  report.html  report.json  run.lock
+    recipe.json  plan.json  environment.json  parent.json  base_model.json  allowed_code.json  outputs.json
+    events.jsonl  report.html  report.json  run.lock
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tunesmith.errors import FileError, InterruptedRun, RecipeError, StoppedError, TrialPruned, UsageError
+from tunesmith.errors import FileError, InterruptedRun, StoppedError, TrialPruned, UsageError
 from tunesmith.runs import durable
 from tunesmith.runs.events import Event, read_events, read_lines
 from tunesmith.runs.patience import patiently
@@ -71,7 +71,6 @@ class Run:
         path = folder_of(workspace, recipe)
         if (path / "recipe.json").exists():
             run = cls(path, workspace, _last_attempt(path) + 1)
-            run._refuse_past(recipe)
             run.__dict__["recipe"] = recipe  # it knows where its values came from; the stored one may not
             return run
         run = cls(path, workspace, 1)
@@ -116,51 +115,17 @@ class Run:
         path = workspace / "runs" / found[0]
         return cls(path, workspace, max(1, _last_attempt(path)))
 
-    def next_attempt(self) -> Run:
-        """The same Run as the next command that works on it has it."""
-        return Run(self.path, self.workspace, _last_attempt(self.path) + 1)
-
     @cached_property
     def recipe(self) -> Recipe:
-        """As it is now: the one that was asked for, or the one that it was allowed to go on with."""
         from tunesmith.recipe import Recipe
 
-        name = "continued.json" if self.continued else "recipe.json"
+        content = self._read("recipe.json")
         try:
-            return Recipe.model_validate(self.continued[-1]["recipe"] if self.continued else self._read(name))
-        except (ValueError, LookupError, TypeError) as error:
-            raise _unreadable(self.path, name, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-
-    @property
-    def continued(self) -> list[dict[str, Any]]:
-        """Each time that the Run went on with a changed recipe: {"attempt", "changed": {key: [old, new]}, "recipe",
-        "checkpoint": {"key": stage key, "step"} that training goes on from, or None}."""
-        return self._read("continued.json") or []
-
-    def go_on_with(
-        self, recipe: Recipe, changed: Mapping[str, list[Any]], checkpoint: Mapping[str, Any] | None
-    ) -> None:
-        """From now on this is a Run of another recipe; recipe.json keeps the first one."""
-        entry = {
-            "attempt": self.attempt,
-            "changed": dict(changed),
-            "checkpoint": checkpoint,
-            "recipe": recipe.model_dump(mode="json"),
-        }
-        self._write("continued.json", [*self.continued, entry])
-        self.__dict__["recipe"] = recipe
-
-    def _refuse_past(self, recipe: Recipe) -> None:
-        """Raises RecipeError RUN-042 where the Run has gone on with another recipe than the one it was made for."""
-        if self.continued and self.recipe.hash() != recipe.hash():
-            keys = ", ".join(dict.fromkeys(key for entry in self.continued for key in entry["changed"]))
-            raise RecipeError(
-                "RUN-042",
-                f"run {self.id} was made for this recipe and has gone on with another {keys} since",
-                where="recipe",
-                expected="its recipe as it is now, or a run of its own",
-                fix=f"--continue {self.id} with the changed recipe goes on; --set name=ANOTHER starts anew",
-            )
+            return Recipe.model_validate(content)
+        except ValueError as error:
+            raise _unreadable(
+                self.path, "recipe.json", f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
 
     @property
     def pinned_recipe(self) -> Recipe:
@@ -215,14 +180,6 @@ class Run:
     def allowed_code(self, code: Mapping[str, str]) -> None:
         if dict(code) != self.allowed_code:
             self._write("allowed_code.json", dict(code))
-
-    @property
-    def ingredients(self) -> dict[str, Any]:
-        """What decided each stage when it last began, by its name; see runner.fingerprints.ingredients."""
-        return self._read("ingredients.json") or {}
-
-    def set_ingredients(self, stage: str, what: Mapping[str, Any]) -> None:
-        self._write("ingredients.json", {**self.ingredients, stage: dict(what)})
 
     def outputs(self, stage: str) -> dict[str, Artifact] | None:
         """What the stage made, by name; None when it has not finished or something of it is gone or damaged."""

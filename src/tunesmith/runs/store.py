@@ -20,7 +20,6 @@ from tunesmith.runs import durable
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
-STEP_FOLDER = re.compile(r"step-(\d{8})")
 KINDS = ("Rows", "Verdicts", "Tokens", "Dataset", "Checkpoint", "Adapter", "Model", "Evaluation", "Parity")
 FILES_AT_ONCE = 8  # flushed or hashed
 SEAL = re.compile(rb'(.*,\n)  "sha256": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
@@ -95,12 +94,6 @@ class Store:
             self.on_damage(error.headline)
             return None
         return artifact
-
-    def steps(self, kind: str, id: str) -> list[int]:
-        """Numbers of the folders <id>/step-00000012, sound or not, ascending."""
-        folder = self.folder(kind, f"{id}/step-00000000").parent
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        return sorted(int(match[1]) for name in names if (match := STEP_FOLDER.fullmatch(name)))
 
     def verify(self, artifact: Artifact) -> None:
         """Compares every file with its hash. Raises FileError RUN-005 naming the first damaged file."""

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import StaticCache
 
 from tunesmith.errors import DataError, ModelError
-from tunesmith.modeling.forward import in_shards
 from tunesmith.scoring.fitting import in_fitting_groups
 from tunesmith.scoring.items import Item
 
@@ -81,11 +80,8 @@ def generate_greedy(
         chosen = [items[index] for index in batch]
         return _decode(model, chosen, [limits[index] for index in batch], stop_ids, tokenizer.pad_id, on_step, cache)
 
-    def name(index: int) -> str:
-        return f"the prompt of row {items[index].row} ({len(items[index].prompt_ids)} tokens)"
-
     answers: dict[int, Answer] = {}
-    for batch, made in in_fitting_groups(_batches(items, batch_size), decode, name, together=in_shards(model)):
+    for batch, made in in_fitting_groups(_batches(items, batch_size), decode, "prompt"):
         for index, tokens in zip(batch, made, strict=True):
             answers[index] = _answer(tokenizer, tokens[: limits[index]], stop_ids)
         if on_progress:

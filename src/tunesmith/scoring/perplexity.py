@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunesmith.modeling.forward import Batch, collate, in_shards, input_device, learned_nll, micro_batches
+from tunesmith.modeling.forward import Batch, collate, input_device, learned_nll, micro_batches
 from tunesmith.modeling.packing import Layout
-from tunesmith.runs import ledger
 from tunesmith.runs.dataset import Dataset
 from tunesmith.scoring.fitting import in_fitting_groups
 
@@ -81,14 +80,9 @@ def row_losses(
         nll_B, weight_B = (np.bincount(rows_K, values, len(group)) for values in (nll_K * weights_K, weights_K))
         return nll_B, weight_B
 
-    def name(example: int) -> str:
-        row = dataset.row(example)
-        place = ledger.places(dataset.folder, [row]).get(row, f"row {row}")
-        return f"{place} ({int(dataset.lengths()[example])} tokens)"
-
     try:
         groups = micro_batches(examples, dataset.lengths(), batch_tokens, layout)
-        for group, (nll_B, weight_B) in in_fitting_groups(groups, losses, name, together=in_shards(model)):
+        for group, (nll_B, weight_B) in in_fitting_groups(groups, losses, "row"):
             found = [places[example] for example in group]
             nll_N[found], weight_N[found] = nll_B, weight_B
             if on_batch:

@@ -4,36 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from tunesmith.runs.events import Event
 from tunesmith.units import format_bytes, format_count, format_seconds
 
 UNUSUAL = "plan/unusual"
+NETWORK = "run/network_file_system"
 NOTES = ("prepare/note", "train/note", "run/waiting", "run/went_on")
-# Worth a line of their own, which says where to look; the events hold the rest.
-WARNINGS: dict[str, Callable[[Event], str]] = {
-    UNUSUAL: lambda event: str(event.value),
-    "run/network_file_system": lambda event: (
-        f"the workspace lies on a network file system ({event.value}): a power cut may cost more than on a local disk"
-    ),
-    "run/continued": lambda event: f"goes on with {_changes(event.value)}",
-    "environment/changed": lambda event: (
-        f"not as at the last attempt, so last bits may differ: {_changes(event.value)}"
-    ),
-    "stage/changed": lambda event: f"{event.stage} begins anew, because of {_changes(event.value)}",
-    "train/threads_changed": lambda event: str(event.value),
-    "train/processes_changed": lambda event: str(event.value),
-    "train/nonfinite": lambda event: f"step {event.step} was not finite and changed no weight; it is tried once more",
-    "train/nonfinite_cause": lambda event: _cause(event),
-    "train/out_of_memory": lambda event: (
-        f"memory ran out {event.value['where']}: micro-batches of {event.value['from_now_on']} instead of "
-        f"{event.value['micro_batch']} from here on, the steps stay the same"
-    ),
-    "train/spike": lambda event: f"step {event.step}: {_spike(event.value)}",
-}
-SHOWN_CHANGES = 6
 SHOWN = {
     "prepare/rows_read": "rows read",
     "prepare/rows_judged": "rows judged",
@@ -64,13 +41,12 @@ class Console:
                 ("\r\x1b[2K" if self.is_terminal else "") + f"  {self.held}\n"
             )  # where the step before ended
             self.held = ""
-        if event.name in NOTES or event.name in WARNINGS:  # said once and worth keeping: not rewritten, not left out
-            told = (
-                f"warning: {WARNINGS[event.name](event)}"
-                if event.name in WARNINGS
-                else f"{event.stage:<7} {event.value}"
-            )
-            sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {told}\n")
+        if event.name in (*NOTES, UNUSUAL, NETWORK):  # said once and worth keeping: not rewritten, not left out
+            head = f"{event.stage:<7}" if event.name in NOTES else "warning:"
+            value = event.value
+            if event.name == NETWORK:
+                value = f"the workspace lies on a network file system ({value}): a power cut may cost more than on a local disk"
+            sys.stderr.write(("\r\x1b[2K" if self.is_terminal else "") + f"  {head} {value}\n")
             sys.stderr.flush()
             return
         line = self._line(event)
@@ -112,27 +88,3 @@ class Console:
 
     def close(self, end: str) -> None:
         """Nothing is held back."""
-
-
-def _changes(changed: Mapping[str, Sequence[Any]]) -> str:
-    told = [f"{name}: {_word(old)} -> {_word(new)}" for name, (old, new) in list(changed.items())[:SHOWN_CHANGES]]
-    more = len(changed) - len(told)
-    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
-
-
-def _word(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _cause(event: Event) -> str:
-    cause = event.value
-    if cause["cause"] == "hardware":
-        return f"step {event.step} was finite at its second try: not the rows, the hardware; nothing is lost"
-    names = [str(name) for name in (*cause["weights"], *cause["rows"])]
-    told = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"step {event.step} was not finite again and is left out, because of {told or 'all its rows together'}"
-
-
-def _spike(value: Mapping[str, Any]) -> str:
-    found = [f"{name} {pair[0]:.3g}, usually {pair[1]:.3g}" for name, pair in value.items() if name != "rows"]
-    return f"{' and '.join(found)}; its rows are in the events"

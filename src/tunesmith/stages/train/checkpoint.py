@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunesmith.errors import FileError, ModelError
-from tunesmith.modeling.finite import is_finite
 from tunesmith.runs import durable
 from tunesmith.runs.patience import patiently
 from tunesmith.runs.run import Run
@@ -22,6 +22,7 @@ from tunesmith.runs.store import Artifact
 from tunesmith.stages.train.schedule import PlateauState
 
 KIND = "Checkpoint"
+STEP_FOLDER = re.compile(r"step-(\d{8})")
 
 
 @dataclass
@@ -30,10 +31,9 @@ class TrainState:
 
     best_value: of train.best_metric; best_loss: the validation loss at that step. patience_value: of what early stopping
     watches. stopped_by: the key or the callback that ended training early. callbacks: what each of them asked to keep, by
-    its name in the recipe. noise: running means of the gradient noise. recent: loss and gradient norm of the last steps,
-    by which spikes are told. validations: [step, loss] of each, null for a loss that is not finite. skipped: steps whose
-    update was withheld for good. micro_batch to layout: what was chosen at the start and is not chosen anew, but that
-    micro_batch shrinks where memory runs out. threads, processes: of the last attempt. attention_ms: of each implementation that was timed for it.
+    its name in the recipe. noise: running means of the gradient noise. validations: [step, loss] of each, null for a loss
+    that is not finite. skipped: steps whose update was withheld. micro_batch to threads: what was chosen at the start and
+    is not chosen anew. attention_ms: of each implementation that was timed for it.
     """
 
     step: int = 0
@@ -49,7 +49,6 @@ class TrainState:
     plateau: PlateauState = field(default_factory=PlateauState)
     callbacks: dict[str, Any] = field(default_factory=dict)
     noise: list[float] = field(default_factory=list)
-    recent: dict[str, list[float]] = field(default_factory=dict)
     skipped: list[int] = field(default_factory=list)
     micro_batch: int | None = None
     gradient_checkpointing: bool | None = None
@@ -59,7 +58,6 @@ class TrainState:
     kernels: str = ""
     layout: str = ""
     threads: int = 0
-    processes: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.plateau, dict):  # as read from state.json
@@ -88,7 +86,7 @@ class Checkpoints:
         A full disk is waited for (runs/patience.py). Raises ModelError TRN-001 rather than save a NaN; StoppedError or FileError
         when waiting did not help (older ones stay).
         """
-        _refuse_non_finite({**weights, **optimizer}, state.step)
+        _refuse_non_finite(weights, state.step)
         needed = _num_bytes(weights) + _num_bytes(optimizer)
         return patiently(self.run, lambda: self._save(state, weights, optimizer), needed=needed)
 
@@ -111,51 +109,36 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that verifies; damaged ones are named in an event and passed over. None before the first.
 
-        A Run that goes on with a changed recipe begins with those that it had before. Raises FileError TRN-008 when there
-        are checkpoints and none of them verifies: to begin anew is for the user to say.
+        Raises FileError TRN-008 when there are checkpoints and none of them verifies: to begin anew is for the user to say.
         """
-        kept = [(key, step) for key, steps in self._kept() for step in reversed(steps)]
-        for key, step in kept:
-            found = self._load(key, step)
+        steps = self.steps()
+        for step in reversed(steps):
+            found = self.load(step)
             if found is not None:
                 return found
-        if not kept:
+        if not steps:
             return None
         raise FileError(
             "TRN-008",
-            f"none of the {len(kept)} checkpoints in {self.folder} is sound: {'; '.join(self._damages(kept))}",
+            f"none of the {len(steps)} checkpoints in {self.folder} is sound: {'; '.join(self._damages(steps))}",
             expected="one whose files are those that its manifest lists, byte for byte; nothing was deleted",
             fix=f"bring one back from a copy; or remove {self.folder}, and the same command trains from the beginning",
         )
 
-    def _damages(self, kept: list[tuple[str, int]]) -> list[str]:
+    def _damages(self, steps: list[int]) -> list[str]:
         """What is wrong with each, the newest first."""
         told: list[str] = []
         before, self.run.store.on_damage = self.run.store.on_damage, told.append
         try:
-            for key, step in kept:
-                self._load(key, step)
+            for step in reversed(steps):
+                self.load(step)
         finally:
             self.run.store.on_damage = before
         return told
 
     def load(self, step: int) -> Checkpoint | None:
         """One checkpoint, every hash checked; None when it is gone or damaged (an event says so)."""
-        found = (self._load(key, step) for key, steps in self._kept() if step in steps)
-        return next((checkpoint for checkpoint in found if checkpoint is not None), None)
-
-    def _kept(self) -> list[tuple[str, list[int]]]:
-        """Stage keys whose checkpoints are this training's, with their steps: its own, then those it went on from."""
-        kept = [(self.run.stage_key, self.steps())]
-        for went_on in reversed(self.run.continued):
-            before = went_on["checkpoint"]
-            if before:
-                steps = self.run.store.steps(KIND, before["key"])
-                kept.append((before["key"], [step for step in steps if step <= before["step"]]))
-        return kept
-
-    def _load(self, key: str, step: int) -> Checkpoint | None:
-        artifact = self.run.store.find(KIND, f"{key}/step-{step:08d}", verify="hash")
+        artifact = self.run.store.find(KIND, self._id(step), verify="hash")
         if artifact is None:
             return None
         try:
@@ -174,8 +157,9 @@ class Checkpoints:
         return Checkpoint(state, weights, optimizer)
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint folder under this training's key, sound or not, ascending."""
-        return self.run.store.steps(KIND, self.run.stage_key)
+        """Steps that have a checkpoint folder, sound or not, ascending."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(int(match[1]) for name in names if (match := STEP_FOLDER.fullmatch(name)))
 
     def _remove_old(self, best_step: int | None) -> None:
         """All but the best and the newest `keep`; one with a missing or cut file does not count among these."""
@@ -205,13 +189,13 @@ def _num_bytes(tensors: dict[str, Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _refuse_non_finite(tensors: dict[str, Tensor], step: int) -> None:
-    bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+def _refuse_non_finite(weights: dict[str, Tensor], step: int) -> None:
+    bad = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise ModelError(
             "TRN-001",
             f"step {step}: {bad[0]} holds a value that is not finite; no checkpoint is written",
             where="train",
-            expected="finite weights and averages",
+            expected="finite weights",
             fix="lower train.learning_rate; the checkpoint before is still good",
         )

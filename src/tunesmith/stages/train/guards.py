@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.recipe.tree import Plateau, Train
@@ -15,21 +15,9 @@ MAX_SKIPPED_IN_A_ROW = 3
 LOWER_IS_BETTER = ("loss", "perplexity")  # of all other metrics, higher
 
 
-def note_non_finite(state: TrainState, step: int, rows: Sequence[object], spoiled: Sequence[str] = ()) -> None:
-    """Remember a step whose update was withheld for good.
-
-    rows: FILE:LINE or ids of what is to blame. spoiled: trained weights that are not finite. Raises ModelError TRN-002 after
-    several steps in a row, TRN-064 where no later step could be better.
-    """
+def note_non_finite(state: TrainState, step: int, rows: list[int]) -> None:
+    """Remember a step whose update was withheld. Raises ModelError TRN-002 after several in a row."""
     state.skipped.append(step)
-    if spoiled:
-        raise ModelError(
-            "TRN-064",
-            f"step {step}: {spoiled[0]} holds a value that is not finite, and so do {len(spoiled) - 1} other trained weights",
-            where="train",
-            expected="finite weights",
-            fix="a lower train.learning_rate if an update made it; else another model.base. No checkpoint holds such a value",
-        )
     last = state.skipped[-MAX_SKIPPED_IN_A_ROW:]
     if last == list(range(step - MAX_SKIPPED_IN_A_ROW + 1, step + 1)):
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
@@ -39,18 +27,6 @@ def note_non_finite(state: TrainState, step: int, rows: Sequence[object], spoile
             where=f"rows {', '.join(map(str, rows[:8]))}{more}",
             expected="finite gradients",
             fix="lower train.learning_rate, or look at these rows: tunesmith explain ROW --run latest",
-        )
-
-
-def require_learning(state: TrainState) -> None:
-    """At the end. Raises ModelError TRN-065 where most steps were left out: each resume passes a few more over."""
-    if len(state.skipped) > state.step / 2:
-        raise ModelError(
-            "TRN-065",
-            f"{len(state.skipped)} of {state.step} steps were left out because they were not finite",
-            where="train",
-            expected="a training that learned from most of its steps",
-            fix="lower train.learning_rate, or another model.base; the events train/nonfinite_cause name rows and weights",
         )
 
 

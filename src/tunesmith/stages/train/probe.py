@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import torch
 
-from tunesmith.errors import OutOfMemory
-from tunesmith.modeling.out_of_memory import is_out_of_memory, release_memory
+from tunesmith.errors import ModelError
 from tunesmith.runs.run import Run
 from tunesmith.stages.train.batches import share
 from tunesmith.stages.train.loop import Loop
 from tunesmith.stages.train.memory import PeakMemory
-from tunesmith.stages.train.room import row_too_large
 
 
 def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -> int:
@@ -34,7 +33,13 @@ def fitting_micro_batch(loop: Loop, examples: list[int], asked: int, run: Run) -
             run.record("train", "probe/micro_batch", micro_batch, unit="examples")
             return micro_batch
         if micro_batch == 1:
-            raise row_too_large(str(loop.dataset.row(longest[0])), int(loop.lengths[longest[0]]), loop.device)
+            raise ModelError(
+                "TRN-003",
+                f"one row of {int(loop.lengths[longest[0]])} tokens does not fit into the memory of {loop.device}",
+                where=f"row {loop.dataset.row(longest[0])}",
+                expected="the longest training row, alone, to fit",
+                fix="train.gradient_checkpointing: on, a smaller data.max_tokens, adapter: lora, or a smaller model.base",
+            )
         run.record("train", "probe/out_of_memory", micro_batch, unit="examples")
         micro_batch //= 2
 
@@ -47,21 +52,23 @@ def _goes_through(loop: Loop, group: list[int]) -> bool:
         if loop.device.type == "cuda":
             torch.cuda.synchronize(loop.device)
         fits = True
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
             raise
         if loop.engine.in_step:
             raise _cut_short(loop, len(group)) from error
     finally:
         del reserve
     loop.engine.discard()
-    release_memory()
+    if loop.device.type == "cuda":
+        gc.collect()  # the failed pass sits in reference cycles
+        torch.cuda.empty_cache()
     return fits
 
 
-def _cut_short(loop: Loop, micro_batch: int) -> OutOfMemory:
-    """A pass that ends in the middle leaves the other processes waiting for its part: there is no second try in this process."""
-    return OutOfMemory(
+def _cut_short(loop: Loop, micro_batch: int) -> ModelError:
+    """A pass that ends in the middle leaves the other processes waiting for its part: there is no second try."""
+    return ModelError(
         "TRN-023",
         f"{micro_batch} of the longest rows do not fit into the memory of {loop.device} with engine {loop.engine.name}",
         where="train.micro_batch",
@@ -70,3 +77,8 @@ def _cut_short(loop: Loop, micro_batch: int) -> OutOfMemory:
         if micro_batch > 1
         else "train.gradient_checkpointing: on, a smaller data.max_tokens, more train.processes, or a smaller model.base",
     )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

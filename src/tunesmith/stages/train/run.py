@@ -8,7 +8,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tunesmith import hub
-from tunesmith.errors import DataError, FileError, ModelError, OutOfMemory, RecipeError
+from tunesmith.errors import DataError, FileError, ModelError, RecipeError
 from tunesmith.hub import ModelFiles
 from tunesmith.modeling.adapters import attach_lora, save_adapter
 from tunesmith.modeling.compile import eagerly, graphs_compiled
@@ -34,13 +34,12 @@ from tunesmith.modeling.load import (
     resolve_precision,
     still_dropout,
 )
-from tunesmith.modeling.out_of_memory import release_memory
 from tunesmith.modeling.packing import FLASH, choose_layout
 from tunesmith.planner import learned
 from tunesmith.planner.requirements import refuse_unmet
 from tunesmith.planner.switches import kernels
 from tunesmith.recipe import Lora, Recipe
-from tunesmith.runs import durable, ledger
+from tunesmith.runs import durable
 from tunesmith.runs.dataset import Dataset
 from tunesmith.runs.patience import patiently
 from tunesmith.runs.run import Run
@@ -52,15 +51,12 @@ from tunesmith.stages.train.callbacks import Callbacks, Facts, Moment
 from tunesmith.stages.train.checkpoint import Checkpoint, Checkpoints, TrainState
 from tunesmith.stages.train.checks import check_switches
 from tunesmith.stages.train.engines import LocalEngine, make_engine
-from tunesmith.stages.train.guards import note_validation, require_learning, require_whole_model
-from tunesmith.stages.train.incidents import Incidents
+from tunesmith.stages.train.guards import note_non_finite, note_validation, require_whole_model
 from tunesmith.stages.train.loop import Loop, StepResult
 from tunesmith.stages.train.memory import PeakMemory, freed_memory_returned
 from tunesmith.stages.train.optimizer import make_optimizer
 from tunesmith.stages.train.probe import fitting_micro_batch
-from tunesmith.stages.train.room import fresh_start_without_room
 from tunesmith.stages.train.speed import Compilation, compiled_layers, fastest_attention
-from tunesmith.stages.train.steps import Steps
 from tunesmith.stages.train.utilisation import Utilisation, measured_peak
 from tunesmith.stages.train.validation import Answers
 
@@ -74,21 +70,14 @@ def run(spec: Recipe, inputs: Mapping[str, Artifact], run: Run) -> dict[str, Art
 
     Works alone or as one of several processes that torchrun started; the result is returned by the first one only.
     """
-    while True:
-        engine = make_engine(spec.train)
-        run.is_writer = engine.rank == 0
-        run.is_patient = True  # what training holds in memory is worth some minutes of waiting for a full disk
-        training = Training(spec, inputs, run, engine)
-        try:
-            return training.story()
-        except OutOfMemory as error:  # several processes are started anew by their launcher
-            if engine.world_size > 1 or not training.steps.take_smaller(error.headline):
-                raise
-        finally:
-            run.is_patient = False
-            engine.close()
-        del training
-        release_memory()
+    engine = make_engine(spec.train)
+    run.is_writer = engine.rank == 0
+    run.is_patient = True  # what training holds in memory is worth some minutes of waiting for a full disk
+    try:
+        return Training(spec, inputs, run, engine).story()
+    finally:
+        run.is_patient = False
+        engine.close()
 
 
 class Training:
@@ -103,12 +92,10 @@ class Training:
     order: Order  # which examples each step sees
     checkpoints: Checkpoints
     state: TrainState  # all that a resume needs besides tensors
-    incidents: Incidents  # what must not be met again, whichever checkpoint it goes on from
     callbacks: Callbacks  # your own code, in the first process
     answers: Answers  # what a validation measures besides the loss
     use: Utilisation  # of the machine
     loop: Loop  # the step
-    steps: Steps  # one after the other, and what is done again or left out
     step_seconds: list[float]  # of the steps of this process's life
     stopping: bool  # some process was asked to stop; all of them know at the same place
     compiled: Compilation | None  # what compiling the layers cost and gained, where they are
@@ -127,7 +114,6 @@ class Training:
         self.order = Order.of(self.train_examples, spec.seed, spec.train)
         self.evaluate_every, self.save_every = _rhythm(spec, self.order.num_steps)
         self.checkpoints = Checkpoints(run, spec.train.keep_checkpoints)
-        self.incidents = Incidents.of(run)
         self.step_seconds = []
         self.compiled: Compilation | None = None
         self.stopping = False
@@ -139,8 +125,6 @@ class Training:
     def story(self) -> dict[str, Artifact]:
         resumed = self.checkpoints.latest()
         self.state = state = resumed.state if resumed else TrainState()
-        if self.run.continued and state.step < self.order.num_steps:
-            state.stopped_by = ""  # whether it still stops is for the recipe of now to say
         self.files = hub.resolve(self.spec.model.base, self.spec.model.revision)
         refuse_unmet(self.spec, self.files.config, has_cuda=self.device.type == "cuda")
         self._choose()
@@ -158,8 +142,8 @@ class Training:
             self.loop.plateau = state.plateau
             self.callbacks.load_state(state.callbacks)
             self.run.record("train", "train/resumed", state.step, unit="step")
-            self._compare_machine()
-        state.threads, state.processes = self.threads, self._processes()
+            self._compare_threads()
+        state.threads = self.threads
         self._fit_micro_batch()
         if self.spec.train.compile != "off":
             self.compiled = compiled_layers(self.loop, self.run)
@@ -177,10 +161,9 @@ class Training:
                 self.run.leave(f"after step {state.step} of {self.order.num_steps}")
             if state.stopped_by or state.step == self.order.num_steps:
                 break
-            for result in self.steps.advance():
-                self._tell(result)
+            result = self.loop.step(state.step + 1)
+            self._tell(result)
 
-        require_learning(state)
         if state.stopped_by:
             self.run.record("train", "train/stopped_early", state.step, step=state.step, unit="step")
             self.run.record("train", "train/stopped_by", state.stopped_by)
@@ -280,7 +263,6 @@ class Training:
             layout=state.layout,
             is_stopping=lambda: self.run.stopping,
         )
-        self.steps = Steps(self.loop, state, self.incidents, self.run, self._places, self._is_awaited)
         self.use = Utilisation(
             spec, self.files.config, self.loop.lengths, self.loop.learned_weights, peak_flops=self.peak_flops
         )
@@ -309,18 +291,12 @@ class Training:
 
             self.run.record("train", "train/quantised", quantise.facts(model))
 
-    def _compare_machine(self) -> None:
-        """What of threads and processes is not as it was, and no recipe key may have said so (auto)."""
-        state, processes = self.state, self._processes()
-        if state.threads != self.threads:
-            what = f"threads changed from {state.threads} to {self.threads}: last bits may differ from a straight run"
+    def _compare_threads(self) -> None:
+        if self.state.threads != self.threads:
+            what = (
+                f"threads changed from {self.state.threads} to {self.threads}: last bits may differ from a straight run"
+            )
             self.run.record("train", "train/threads_changed", what)
-        if state.processes not in ("", processes):
-            what = f"processes changed from {state.processes} to {processes}: steps see the same examples, last bits may differ"
-            self.run.record("train", "train/processes_changed", what)
-
-    def _processes(self) -> str:
-        return f"{self.engine.world_size} ({self.engine.name})"
 
     def _fit_micro_batch(self) -> None:
         """How many of the longest rows go through the model at once; decided once per training."""
@@ -330,45 +306,22 @@ class Training:
         if state.micro_batch is None and train.micro_batch != "auto":
             state.micro_batch = min(train.micro_batch, most)
         elif state.micro_batch is None:
-            planned = int(self._planned("micro_batch", DEFAULT_MICRO_BATCH))
-            asked = min(planned, most, self.incidents.micro_batch or planned)
+            asked = min(int(self._planned("micro_batch", DEFAULT_MICRO_BATCH)), most)
             self.loop.budget_tokens = asked * longest
             state.micro_batch = fitting_micro_batch(self.loop, self.train_examples.tolist(), asked, self.run)
-        state.micro_batch = min(state.micro_batch, self.incidents.micro_batch or state.micro_batch)
         self.loop.budget_tokens = state.micro_batch * longest
-        self.run.record("train", "train/micro_batch", state.micro_batch, unit="examples")
 
     # ------------------------------------------------------------------------------------------------ between two steps
 
-    def _is_awaited(self, number: int) -> bool:
-        """Whether a step has to be heard of before the next one begins: something comes in between, or may end it all."""
-        is_due = number % self.evaluate_every == 0 or number % self.save_every == 0 or number == self.order.num_steps
-        must_leave = self.stopping or (self.run.stopping and self.engine.world_size == 1)
-        return is_due or bool(self.spec.train.callbacks) or must_leave
-
-    def _places(self, examples: Sequence[int]) -> list[str | int]:
-        """FILE:LINE of examples; their row ids where the Dataset has no ledger."""
-        rows = [self.dataset.row(example) for example in examples]
-        found = ledger.places(self.inputs["dataset"], rows)
-        return [found.get(row, row) for row in rows]
-
     def _tell(self, result: StepResult) -> None:
-        """Into the state and the events; of a step that was passed over the events of its first time stand."""
+        """Into the state and the events. Raises ModelError TRN-002 after several withheld updates in a row."""
         step, state = result.number, self.state
+        self.step_seconds.append(result.seconds)
         state.step, state.tokens, self.stopping = step, state.tokens + result.tokens, result.stopping
         values = {
             "loss": (result.loss, "nats"),
             "learning_rate": (result.rate, ""),
             "grad_norm": (result.grad_norm, ""),
-        }
-        if result.was_begun:
-            self._tell_step(result, values)
-        self._call_back("step", {"tokens": result.tokens, **{name: value for name, (value, _) in values.items()}})
-
-    def _tell_step(self, result: StepResult, values: dict[str, tuple[Any, str]]) -> None:
-        state = self.state
-        self.step_seconds.append(result.seconds)
-        values |= {
             "step_seconds": (round(result.seconds, 4), "s"),
             "tokens_per_second": (round(result.tokens / result.seconds, 1), "tokens/s"),
             "memory": (self.memory.now(), "bytes"),
@@ -382,7 +335,12 @@ class Training:
             scale = noise.scale(state.noise)
             if scale is not None:
                 values["gradient_noise_scale"] = (round(scale, 3), "examples")
-        self.run.record_step("train", result.number, {f"train/{name}": told for name, told in values.items()})
+        self.run.record_step("train", step, {f"train/{name}": told for name, told in values.items()})
+        if not result.finite:
+            rows = [self.dataset.row(example) for example in result.examples]
+            self.run.record("train", "train/nonfinite", rows, step=step, unit="rows")
+            note_non_finite(state, step, rows)
+        self._call_back("step", {"tokens": result.tokens, **{name: value for name, (value, _) in values.items()}})
 
     def _call_back(
         self, moment: Moment, values: Mapping[str, float], *, is_best: bool = False, path: str | None = None
@@ -419,7 +377,7 @@ class Training:
         # Compiled layers are for training passes: those of a validation have shapes and modes of their own.
         eager = eagerly() if train.compile != "off" else contextlib.nullcontext()
         try:
-            with eager, fresh_start_without_room(f"in the validation after step {state.step}"):
+            with eager:
                 loss = self._validation_loss()
                 scores = self.answers.scores(
                     self.loop.model, self.engine, self.loop.number_format, on_batch=self._leave_validation

@@ -140,29 +140,21 @@ class DeepSpeedEngine(GroupEngine):
             self.engine.optimizer.override_loss_scale(scale)
         self.engine.backward(loss * self.world_size, scale_wrt_gas=False)
 
-    def step(self, loss: Tensor, tokens: int = 0, stopping: bool = False, fits: bool = True) -> Verdict:
+    def step(self, loss: Tensor, tokens: int = 0, stopping: bool = False) -> Verdict:
         """Update, unless the loss or the gradients are not finite: DeepSpeed then leaves weights and averages alone."""
-        sums_4 = self._step_sums(loss, tokens, stopping, fits)
-        loss_value = float(sums_4[0])
+        loss_value, num_tokens, num_stopping = self._step_sums(loss, tokens, stopping)
         if not math.isfinite(loss_value):
             self._spoil()
         self.engine.step()
         finite = self.engine.was_step_applied()
-        norm = float(self.engine.get_global_grad_norm()) if finite else math.nan
+        norm = float(self.engine.get_global_grad_norm())
         again = False
         if self.loss_scale:
             if finite:
                 self.loss_scale.note_finite()
             elif math.isfinite(loss_value):
                 again = self.loss_scale.note_overflow()
-        return Verdict(torch.tensor([*sums_4.tolist(), norm, float(not finite)], dtype=torch.float64), again=again)
-
-    def release(self) -> None:
-        """Each verdict is read at once."""
-
-    def finite_gradients(self) -> bool:
-        """Not known: DeepSpeed looks at gradients when it updates, and `discard` spoils them."""
-        return True
+        return Verdict(finite, again, loss_value, norm, int(num_tokens), num_stopping > 0)
 
     def discard(self) -> None:
         self._spoil()

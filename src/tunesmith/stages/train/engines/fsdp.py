@@ -43,9 +43,6 @@ class FsdpEngine(GroupEngine):
         self.parameters = trainable(model)
         self.optimizer = make(self.parameters)
         self._compute_in(precision)
-        self._withhold_on(self.device)
-        # The fused kernel takes no plain flag beside tensors in shards.
-        self.judges_on_device = self.reads_late = False
         return model
 
     def _shard(self, model: nn.Module, precision: str) -> None:
@@ -70,20 +67,15 @@ class FsdpEngine(GroupEngine):
 
     # ------------------------------------------------------------------------------------------------------ a step
 
-    def _synchronise_and_measure(self, loss: Tensor, tokens: int, stopping: bool, fits: bool) -> Tensor:
+    def _synchronise_and_measure(self, loss: Tensor, tokens: int, stopping: bool) -> list[float]:
         """Gradients are summed already, at the end of each backward pass: here shards' squares become one norm."""
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else loss.new_zeros(())
-        sums_5 = self._step_sums(loss, tokens, stopping, fits, norm.double() ** 2)
-        sums_5[4] = sums_5[4].sqrt()
-        return sums_5
+        *sums_3, squares = self._step_sums(loss, tokens, stopping, norm.double() ** 2)
+        return [*sums_3, squares**0.5]
 
     def _gradients(self) -> list[Tensor]:
         return [_local(p.grad) for _, p in self.parameters if p.grad is not None and _local(p.grad).numel()]
-
-    def finite_gradients(self) -> bool:
-        (bad,) = self.total(float(not super().finite_gradients()))
-        return not bad
 
     # ------------------------------------------------------------------------------------------------------ state
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,58 +25,21 @@ LOSS_SCALE = "loss_scale"
 MakeOptimizer = Callable[[NamedParameters], torch.optim.Optimizer]
 
 
+@dataclass(frozen=True)
 class Verdict:
-    """What a step came to, over all processes. It may still be on its way from the device: reading it waits for it.
+    """What a step came to, over all processes.
 
-    finite: loss and gradients were. fits: memory sufficed on every process. applied: the update was made; False where it
-    was withheld, and then no weight and no average was touched. again: the loss scale was too high and is lower now, do
-    the same step again. loss: sum of what went through `backward`. grad_norm: before clipping. tokens, stopping: as told
-    to `step`, summed and or-ed.
+    finite: False when loss or gradients were not; then no weight and no average was touched. again: the loss scale was
+    too high and is lower now, do the same step again. loss: sum of what went through `backward`. grad_norm: before
+    clipping. tokens, stopping: as told to `step`, summed and or-ed.
     """
 
-    def __init__(self, numbers_6: Tensor, *, again: bool = False) -> None:
-        """numbers_6: loss, tokens, stopping, misfits, norm, withheld."""
-        self.again = again
-        self._host, self._copied = numbers_6, None
-        if numbers_6.device.type == "cuda":
-            self._host = torch.empty(numbers_6.shape, dtype=numbers_6.dtype, pin_memory=True)
-            self._host.copy_(numbers_6, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-
-    @cached_property
-    def _numbers(self) -> list[float]:
-        if self._copied is not None:
-            self._copied.synchronize()  # waits for this step, not for those that were queued behind it
-        return self._host.tolist()
-
-    @property
-    def loss(self) -> float:
-        return self._numbers[0]
-
-    @property
-    def tokens(self) -> int:
-        return int(self._numbers[1])
-
-    @property
-    def stopping(self) -> bool:
-        return self._numbers[2] > 0
-
-    @property
-    def fits(self) -> bool:
-        return self._numbers[3] == 0
-
-    @property
-    def grad_norm(self) -> float:
-        return self._numbers[4]
-
-    @property
-    def applied(self) -> bool:
-        return self._numbers[5] == 0
-
-    @property
-    def finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+    finite: bool
+    again: bool
+    loss: float
+    grad_norm: float
+    tokens: int
+    stopping: bool
 
 
 class LocalEngine:
@@ -85,8 +48,7 @@ class LocalEngine:
     in_step: every process makes the same number of forward and backward passes, because weights are gathered in them.
     loads_on: the device a model is loaded on before `wrap`; None for the device of training.
     notes: what the user should know of how the engine was set up, told once. After `wrap`: parameters, the trainable
-    ones by name; device, that of activations; autocast, the number format that the loop computes in, or None;
-    reads_late, True where a step's verdict may be read after the next step was queued.
+    ones by name; device, that of activations; autocast, the number format that the loop computes in, or None.
     """
 
     name = "local"
@@ -100,7 +62,6 @@ class LocalEngine:
         self.loss_scale: LossScale | None = None
         self.autocast: torch.dtype | None = None
         self.notes: list[str] = []
-        self.reads_late = False
 
     def wrap(self, model: nn.Module, make: MakeOptimizer, *, precision: str = "fp32") -> nn.Module:
         """Take over a model whose parameters are final; the optimizer is made for them. precision: fp32, bf16 or fp16."""
@@ -109,21 +70,12 @@ class LocalEngine:
         self.device = next(model.parameters()).device
         self.optimizer = make(self.parameters)
         self._compute_in(precision)
-        self._withhold_on(self.device)
         self._share_start()
         return model
 
     def _compute_in(self, precision: str) -> None:
         self.autocast = DTYPES[precision] if precision != "fp32" else None
         self.loss_scale = LossScale() if precision == "fp16" else None
-
-    def _withhold_on(self, device: torch.device) -> None:
-        """Where the optimizer's kernel takes a flag (AdamW's fused one does), the update is withheld on the device and the
-        host need not wait for the verdict. A loss scale that was too high asks for the same step at once."""
-        fused = all(group.get("fused") for group in self.optimizer.param_groups)
-        self.judges_on_device = fused and self.loss_scale is None
-        self.reads_late = self.judges_on_device and device.type == "cuda"  # on a CPU there is nothing to wait for
-        self._withheld = torch.zeros((), device=device)
 
     def set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -148,63 +100,43 @@ class LocalEngine:
         on_gpu = self.device.type == "cuda"
         return [torch.empty(num_bytes, dtype=torch.uint8, device=self.device)] if on_gpu else []
 
-    def step(self, loss: Tensor, tokens: int = 0, stopping: bool = False, fits: bool = True) -> Verdict:
-        """Update, unless something is not finite or did not fit: no weight and no average changes then.
+    def step(self, loss: Tensor, tokens: int = 0, stopping: bool = False) -> Verdict:
+        """Update, unless something is not finite: the verdict falls before any weight or average changes.
 
-        loss: the sum of this process's losses, on the device. fits: False where memory ran out on the way to it.
-        Where the verdict is read late, steps that follow a withheld one are withheld as well, until `release`.
+        loss: the sum of this process's losses, on the device. Reading it together with the gradients' norm is the one
+        moment of a step at which the host waits for the device.
         """
-        numbers_5 = self._synchronise_and_measure(loss, tokens, stopping, fits)
-        numbers_5[4] /= self.loss_scale.value if self.loss_scale else 1.0
-        is_good = torch.isfinite(numbers_5[0]) & torch.isfinite(numbers_5[4]) & (numbers_5[3] == 0)
-        self._withheld = torch.maximum((~is_good).float(), self._withheld)
-        verdict = Verdict(torch.cat([numbers_5, self._withheld.double().view(1)]))
-        if self.judges_on_device:
-            self._clip(numbers_5[4])
-            self.optimizer.found_inf = self._withheld
-            self.optimizer.step()
-        elif verdict.applied:
-            self._clip(numbers_5[4])
-            self.optimizer.step()
-            if self.loss_scale:
-                self.loss_scale.note_finite()
-        elif self.loss_scale and verdict.fits and math.isfinite(verdict.loss):
-            verdict.again = self.loss_scale.note_overflow()  # a loss that is not finite is no fault of the scale
+        loss_value, num_tokens, num_stopping, norm_value = self._synchronise_and_measure(loss, tokens, stopping)
+        gradients = self._gradients()
+        scale = self.loss_scale.value if self.loss_scale else 1.0
+        norm_value /= scale
+        finite = math.isfinite(loss_value) and math.isfinite(norm_value)
+        again = False
+        if finite:
+            self._update(gradients, norm_value, scale)
+        elif self.loss_scale and math.isfinite(loss_value):  # a loss that is not finite is no fault of the scale
+            again = self.loss_scale.note_overflow()
         self.discard()
-        if not self.reads_late:
-            self.release()
-        return verdict
+        return Verdict(finite, again, loss_value, norm_value, int(num_tokens), num_stopping > 0)
 
-    def release(self) -> None:
-        """After a withheld step was heard of: the next one counts again."""
-        self._withheld = torch.zeros_like(self._withheld)
-
-    def _synchronise_and_measure(self, loss: Tensor, tokens: int, stopping: bool, fits: bool) -> Tensor:
-        """Loss, tokens, stopping, misfits summed over all processes, and the norm of the whole gradients: float64 [5]."""
-        sums_4 = self._synchronise(loss, tokens, stopping, fits)
+    def _synchronise_and_measure(self, loss: Tensor, tokens: int, stopping: bool) -> list[float]:
+        """Loss, tokens, stopping summed over all processes, and the norm of the whole gradients."""
+        sums_3 = self._synchronise(loss, tokens, stopping)
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else loss.new_zeros(())
-        return torch.cat([sums_4, norm.float().view(1)]).double()
+        return torch.cat([sums_3, norm.float().view(1)]).tolist()
 
     def _gradients(self) -> list[Tensor]:
         """What this process holds of the gradients."""
         return [p.grad for _, p in self.parameters if p.grad is not None]
 
-    def finite_gradients(self) -> bool:
-        """Of what `backward` has added in this process, read at once."""
-        return all(bool(torch.isfinite(gradient).all()) for gradient in self._gradients())
-
-    def _clip(self, norm: Tensor) -> None:
-        """Divides by the loss scale as well. norm: float64 [], of gradients without it."""
-        factor = torch.ones_like(norm)
-        if self.max_grad_norm is not None:
-            factor = (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-        elif self.loss_scale is None:
-            return
-        factor = factor / (self.loss_scale.value if self.loss_scale else 1.0)
-        gradients = self._gradients()
-        if gradients:
-            torch._foreach_mul_(gradients, factor.to(gradients[0]))
+    def _update(self, gradients: list[Tensor], norm: float, scale: float) -> None:
+        clip = min(1.0, self.max_grad_norm / (norm + 1e-6)) if self.max_grad_norm is not None else 1.0
+        if clip != 1.0 or scale != 1.0:
+            torch._foreach_mul_(gradients, clip / scale)
+        self.optimizer.step()
+        if self.loss_scale:
+            self.loss_scale.note_finite()
 
     # ------------------------------------------------------------------------------------------------------ state
 
@@ -262,10 +194,9 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing to leave in one process."""
 
-    def _synchronise(self, loss: Tensor, tokens: int, stopping: bool, fits: bool) -> Tensor:
-        """Makes gradients whole. Returns loss, tokens, stopping and misfits summed over all processes: float32 [4]."""
-        told = (loss.new_full((), float(number)) for number in (tokens, stopping, not fits))  # no copy from the host
-        return torch.stack([loss.detach().float(), *(number.float() for number in told)])
+    def _synchronise(self, loss: Tensor, tokens: int, stopping: bool) -> Tensor:
+        """Makes gradients whole. Returns loss, tokens and stopping summed over all processes: float32 [3]."""
+        return torch.stack([loss.detach().float(), loss.new_tensor(tokens), loss.new_tensor(stopping)])
 
     def _share_start(self) -> None:
         """One process starts from its own weights."""

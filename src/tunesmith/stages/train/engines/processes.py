@@ -39,12 +39,12 @@ class GroupEngine(LocalEngine):
         if self._owns_group and dist.is_initialized():
             dist.destroy_process_group()
 
-    def _step_sums(self, loss: Tensor, tokens: int, stopping: bool, fits: bool, *more: Tensor) -> Tensor:
-        """Loss, tokens, stopping, misfits and more, summed over all processes in one message: float64."""
-        told = [loss.detach(), *(loss.new_full((), float(n)) for n in (tokens, stopping, not fits)), *more]
+    def _step_sums(self, loss: Tensor, tokens: int, stopping: bool, *more: Tensor) -> list[float]:
+        """Loss, tokens, stopping and more, summed over all processes in one message: float64, read by the host."""
+        told = [loss.detach(), loss.new_tensor(float(tokens)), loss.new_tensor(float(stopping)), *more]
         sums = torch.stack([value.double().to(group_device()) for value in told])
         dist.all_reduce(sums)
-        return sums
+        return sums.tolist()
 
 
 def group_device() -> torch.device:

@@ -19,15 +19,14 @@ class ReplicaEngine(GroupEngine):
         for _, parameter in self.parameters:
             dist.broadcast(parameter.data, src=0)
 
-    def _synchronise(self, loss: Tensor, tokens: int, stopping: bool, fits: bool) -> Tensor:
+    def _synchronise(self, loss: Tensor, tokens: int, stopping: bool) -> Tensor:
         """One all-reduce: all gradients laid end to end, the step's numbers behind them.
 
-        A process without examples, or without room for them, adds zeros. What one process finds not finite is so for all
-        of them after the sum.
+        A process without examples adds zeros. What one process finds not finite is so for all of them after the sum.
         """
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for _, p in self.parameters]
-        sums_4 = super()._synchronise(loss, tokens, stopping, fits)
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), sums_4.to(gradients[0].dtype)])
+        sums_3 = super()._synchronise(loss, tokens, stopping)
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), sums_3.to(gradients[0].dtype)])
         dist.all_reduce(flat)
         start = 0
         for (_, parameter), gradient in zip(self.parameters, gradients, strict=True):
